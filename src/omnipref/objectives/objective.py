@@ -1,0 +1,169 @@
+"""Objectives: pure functions of scores that add and scale like numbers.
+
+`0.8 * dpo() + 0.2 * bco() + sft()` is an objective; calling it on `Scores` gives one loss per preference, in float32,
+before any mean. Weights, masks and the mean over preferences are applied once, by whoever calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from omnipref.errors import NeedsError
+from omnipref.scores import Scores
+
+State = Mapping[str, Tensor]
+"""Running statistics of a term, such as BCO's reward shift; saved with checkpoints."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective reads; a policy computes just that, and data that lack it are refused before training.
+
+    Args:
+        roles: cases that every preference must have.
+        reference: whether log-likelihoods under the reference are read.
+        lists: whether preferences must be ranked (a pair is a list of two).
+        labels: whether cases must be labelled desirable or undesirable (a pair labels its two).
+        columns: further columns of the records.
+        extras: further quantities per unit, such as `entropy`.
+    """
+
+    roles: frozenset[str] = frozenset()
+    reference: bool = False
+    lists: bool = False
+    labels: bool = False
+    columns: frozenset[str] = frozenset()
+    extras: frozenset[str] = frozenset()
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            self.roles | other.roles,
+            self.reference or other.reference,
+            self.lists or other.lists,
+            self.labels or other.labels,
+            self.columns | other.columns,
+            self.extras | other.extras,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective returns.
+
+    Args:
+        loss_P: loss of each preference, float32 `[P]`.
+        reward_N: implicit reward of each case, detached `[N]`; None where the term defines none.
+        metrics: scalars to log, detached.
+        state: running statistics after this batch.
+    """
+
+    loss_P: Tensor
+    reward_N: Tensor | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted summand.
+
+    Args:
+        name: constructor's name, used as `<name>/loss` in logs and to tell states apart.
+        compute: `(scores, state) -> Outcome`, with the loss before weighting.
+        needs: what `compute` reads.
+        weight: factor on the loss and, as in TRL's weighted loss types, on the reported reward.
+        state: statistics before the first batch.
+    """
+
+    name: str
+    compute: Callable[[Scores, State], Outcome]
+    needs: Needs
+    weight: float = 1.0
+    state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms.
+
+    Example:
+        >>> from omnipref.objectives import dpo, sft
+        >>> objective = 0.8 * dpo(beta=0.1) + sft()
+        >>> [(term.name, term.weight) for term in objective.terms]
+        [('dpo', 0.8), ('sft', 1.0)]
+    """
+
+    terms: tuple[Term, ...]
+
+    @property
+    def needs(self) -> Needs:
+        """The union of what the terms read."""
+        needs = Needs()
+        for term in self.terms:
+            needs = needs | term.needs
+        return needs
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """A unique key per term: its name, numbered where a name recurs (`dpo`, `dpo_2`)."""
+        names = [term.name for term in self.terms]
+        return tuple(
+            name if names[: i + 1].count(name) == 1 else f"{name}_{names[: i + 1].count(name)}"
+            for i, name in enumerate(names)
+        )
+
+    def initial_state(self) -> State:
+        """Statistics of all terms before the first batch, keyed `term/name`."""
+        return {
+            f"{key}/{name}": value
+            for key, term in zip(self.keys, self.terms, strict=True)
+            for name, value in term.state.items()
+        }
+
+    def __add__(self, other: Objective) -> Objective:
+        return Objective(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> Objective:
+        return Objective(tuple(replace(term, weight=term.weight * factor) for term in self.terms))
+
+    __rmul__ = __mul__
+
+    def __call__(self, scores: Scores, state: State | None = None) -> Outcome:
+        """Loss per preference, rewards, metrics and the next state.
+
+        Raises:
+            NeedsError: the scores lack what a term reads.
+        """
+        _check(self.needs, scores)
+        state = self.initial_state() if state is None else state
+        loss_P = torch.zeros(scores.cases.count, device=scores.logp.device)
+        reward_N: Tensor | None = None
+        metrics: dict[str, Tensor] = {}
+        next_state: dict[str, Tensor] = {}
+        for key, term in zip(self.keys, self.terms, strict=True):
+            prefix = f"{key}/"
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            outcome = term.compute(scores, own)
+            loss_P = loss_P + term.weight * outcome.loss_P
+            metrics[f"{key}/loss"] = outcome.loss_P.detach().mean()
+            metrics |= {f"{key}/{name}": value for name, value in outcome.metrics.items()}
+            next_state |= {f"{key}/{name}": value for name, value in outcome.state.items()}
+            if outcome.reward_N is not None:
+                reward = term.weight * outcome.reward_N.detach()
+                reward_N = reward if reward_N is None else reward_N + reward
+        return Outcome(loss_P, reward_N, metrics, next_state)
+
+
+def _check(needs: Needs, scores: Scores) -> None:
+    missing = sorted(needs.roles - set(scores.cases.rows))
+    missing += [f"column {name}" for name in sorted(needs.columns - set(scores.cases.columns))]
+    missing += [f"extra {name}" for name in sorted(needs.extras - set(scores.extras))]
+    if needs.reference and scores.ref_logp is None:
+        missing.append("ref_logp")
+    if missing:
+        have = ", ".join(sorted(scores.cases.rows)) or "none"
+        raise NeedsError(f"scores lack {', '.join(missing)}; roles present: {have}")

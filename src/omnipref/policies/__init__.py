@@ -1,0 +1,1 @@
+"""How likely is each case: models that score cases and sample responses."""

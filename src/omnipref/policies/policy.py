@@ -1,0 +1,78 @@
+"""What a policy is: it encodes preferences, collates them into batches, and scores the cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from omnipref.preferences import Preference
+from omnipref.scores import Cases, Scores
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded preferences, ready to be scored.
+
+    Args:
+        cases: which case is what.
+        inputs: tensors and plain values that the policy's `score` understands.
+    """
+
+    cases: Cases
+    inputs: Mapping[str, Any]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on another device."""
+        return Batch(self.cases.to(device), {name: _to(value, device) for name, value in self.inputs.items()})
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _to(item, device) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to(item, device) for item in value)
+    return value
+
+
+class Policy(Protocol):
+    """A model family's way to turn preferences into scores.
+
+    `model` is passed to `score` rather than held, because trainers wrap it (DDP, FSDP, DeepSpeed); everything else a
+    policy needs (tokenizer, processor, noise schedule) it holds.
+    """
+
+    def encode(self, preference: Preference) -> Any:
+        """Tokenise and load media of one preference; runs in data-loader workers.
+
+        Raises:
+            DataError: the record cannot be encoded; names the field.
+        """
+        ...
+
+    def collate(self, encoded: Sequence[Any]) -> Batch:
+        """Lay encoded preferences out as one batch of tensors on the CPU."""
+        ...
+
+    def score(self, model: nn.Module, batch: Batch, *, extras: frozenset[str] = frozenset(), seed: int = 0) -> Scores:
+        """Per-unit log-likelihoods under `model`, float32, with gradient where enabled; `ref_logp` is left None.
+
+        Args:
+            seed: from which everything random (noise, timesteps) is drawn, together with the record number, so that
+                the same record gives the same draw in any batch, on any process, and under policy and reference.
+        """
+        ...
+
+
+class Reference(Protocol):
+    """The model that log-ratios are measured against: a context that yields it."""
+
+    def __call__(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
+        """Enter the reference of `model` and yield the module to score with."""
+        ...

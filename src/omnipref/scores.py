@@ -1,0 +1,110 @@
+"""Scores: the narrow waist between policies, which fill them, and objectives, which read them.
+
+Axes, used as suffixes in the whole library: N cases, U units, P preferences, K candidates, V vocabulary, S timesteps,
+D features. A unit is what a log-likelihood is a sum over: a token, or one denoising step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Which case is what: the alignment of N scored cases with P preferences.
+
+    Args:
+        record_P: number of each preference in its data set, for messages and caches.
+        rows: role to case index, `[P]` long, -1 where a preference has no such case.
+        preference_N: the preference that a case belongs to.
+        rank_N: place in the preference's list, 0 best, ties share a rank, -1 outside the list.
+        label_N: +1 desirable, -1 undesirable, 0 neither.
+        columns: further numbers, `[P]` or `[N]` float32, by column name.
+    """
+
+    record_P: Tensor
+    rows: Mapping[str, Tensor]
+    preference_N: Tensor
+    rank_N: Tensor
+    label_N: Tensor
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of preferences, P."""
+        return len(self.record_P)
+
+    def to(self, device: torch.device | str) -> Cases:
+        """The same alignment on another device."""
+        return Cases(
+            self.record_P.to(device),
+            {role: index.to(device) for role, index in self.rows.items()},
+            self.preference_N.to(device),
+            self.rank_N.to(device),
+            self.label_N.to(device),
+            {name: value.to(device) for name, value in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-case, per-unit log-likelihoods under policy and reference.
+
+    Args:
+        logp: `[N, U]` float32 under the policy, with gradient; 0 where `mask` is false.
+        mask: `[N, U]` bool, the units that count.
+        cases: what each of the N rows is.
+        ref_logp: `[N, U]` under the reference, without gradient; None when no objective asks for it.
+        segment: `[N, U]` long, step or sentence index of each unit.
+        extras: what the objective asked for besides: `entropy` `[N, U]`, `ref_entropy`, `kl` ...
+
+    Example:
+        >>> scores = pair_scores(torch.tensor([-12.0]), torch.tensor([-15.0]), torch.tensor([-13.0]), torch.tensor([-14.0]))
+        >>> scores.at("chosen", scores.logp.sum(1) - scores.ref_logp.sum(1))
+        tensor([1.])
+    """
+
+    logp: Tensor
+    mask: Tensor
+    cases: Cases
+    ref_logp: Tensor | None = None
+    segment: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def at(self, role: str, value_N: Tensor) -> Tensor:
+        """Pick the value of the case with this role for every preference: `[N]` to `[P]`."""
+        return value_N[self.cases.rows[role]]
+
+    def with_reference(self, ref_logp: Tensor) -> Scores:
+        """The same scores beside another reference."""
+        return replace(self, ref_logp=ref_logp.detach())
+
+
+def pair_scores(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor | None = None,
+    ref_rejected: Tensor | None = None,
+    mask_chosen: Tensor | None = None,
+    mask_rejected: Tensor | None = None,
+) -> Scores:
+    """Scores of P pairs from log-likelihoods `[P]` (one unit each) or `[P, U]`, for tests, notebooks and own loops.
+
+    Masks are `[P, U]` bool and default to all true. `chosen` and `rejected` must have the same shape.
+    """
+    columns = [value.reshape(len(value), -1) for value in (chosen, rejected)]
+    full = torch.ones_like(columns[0], dtype=torch.bool)
+    masks = [full if mask is None else mask for mask in (mask_chosen, mask_rejected)]
+    number = torch.arange(len(chosen), device=chosen.device)
+    two = torch.cat([number, number])
+    rank = torch.cat([torch.zeros_like(number), torch.ones_like(number)])
+    cases = Cases(number, {"chosen": number, "rejected": number + len(number)}, two, rank, 1 - 2 * rank)
+    reference = None
+    if ref_chosen is not None and ref_rejected is not None:
+        reference = torch.cat([value.reshape(len(value), -1) for value in (ref_chosen, ref_rejected)]).detach()
+    mask = torch.cat(masks)
+    return Scores(torch.cat(columns) * mask, mask, cases, None if reference is None else reference * mask)
