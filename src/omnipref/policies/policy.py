@@ -48,6 +48,11 @@ class Policy(Protocol):
     policy needs (tokenizer, processor, noise schedule) it holds.
     """
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether scores depend on `seed`, so that reference scores cannot be computed once and kept."""
+        ...
+
     def encode(self, preference: Preference) -> Any:
         """Tokenise and load media of one preference; runs in data-loader workers.
 
@@ -75,4 +80,8 @@ class Reference(Protocol):
 
     def __call__(self, model: nn.Module) -> AbstractContextManager[nn.Module]:
         """Enter the reference of `model` and yield the module to score with."""
+        ...
+
+    def place(self, device: torch.device | str) -> None:
+        """Move weights of its own, if it has any, to a device."""
         ...

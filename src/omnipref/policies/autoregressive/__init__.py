@@ -1,0 +1,1 @@
+"""Autoregressive policies: text, vision-language and other `transformers` models that emit text."""

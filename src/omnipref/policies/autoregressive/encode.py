@@ -1,0 +1,227 @@
+"""From a preference to tokens: every case as prompt and response ids, with media, segments and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnipref.errors import DataError
+from omnipref.policies.autoregressive.media import MODALITIES, MediaItem, expand, process
+from omnipref.policies.autoregressive.prompts import (
+    TextOwner,
+    is_raw,
+    media_of,
+    prompt_text,
+    response_text,
+    tokenizer_of,
+)
+from omnipref.preferences import Case, Message, Preference
+from omnipref.preferences.media import media_key
+
+Positions = Callable[[np.ndarray, np.ndarray, Sequence[MediaItem]], np.ndarray]
+"""From ids, token types and media of a case to its position ids `[R, L]`; R is 1, or 3 for multimodal rotary."""
+
+
+def plain_positions(ids: np.ndarray, token_type: np.ndarray, items: Sequence[MediaItem]) -> np.ndarray:
+    """Positions of models that count tokens: `[1, L]`, from 0."""
+    return np.arange(len(ids))[None]
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Tokens of one context.
+
+    Args:
+        ids: token ids, `[L]`.
+        identity: equal for two tokens exactly when they stand for the same input: the id for text, a content hash
+            for tokens of media.
+        token_type: 0 for text, the modality's number for media, `[L]`.
+        items: media in order of appearance.
+    """
+
+    ids: np.ndarray
+    identity: np.ndarray
+    token_type: np.ndarray
+    items: tuple[MediaItem, ...]
+
+
+@dataclass(frozen=True)
+class EncodedCase:
+    """Tokens of one case: those of its prompt, its response's ids and their segments, and positions `[R, L]`."""
+
+    prompt: EncodedPrompt
+    response: np.ndarray
+    segment: np.ndarray
+    position: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and response, media included."""
+        return len(self.prompt.ids) + len(self.response)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """All token ids."""
+        return np.concatenate([self.prompt.ids, self.response])
+
+    @property
+    def identity(self) -> np.ndarray:
+        """What each token stands for, see `EncodedPrompt`."""
+        return np.concatenate([self.prompt.identity, self.response])
+
+    @property
+    def token_type(self) -> np.ndarray:
+        """0 for text, the modality's number for media."""
+        return np.concatenate([self.prompt.token_type, np.zeros_like(self.response)])
+
+
+@dataclass(frozen=True)
+class EncodedPreference:
+    """A preference and its encoded cases, in the preference's order of roles."""
+
+    preference: Preference
+    cases: tuple[EncodedCase, ...]
+
+
+def encode(
+    owner: TextOwner,
+    preference: Preference,
+    positions: Positions = plain_positions,
+    max_length: int | None = None,
+    truncate: bool = False,
+) -> EncodedPreference:
+    """Tokenise all cases of a preference; contexts that recur are processed once.
+
+    Raises:
+        DataError: a medium cannot be read, placeholders and media disagree, a response is empty, or a case is longer
+            than `max_length` (where `truncate` is false, or the prompt alone is).
+    """
+    prompts: dict[tuple, EncodedPrompt] = {}
+    cases = []
+    for role, case in preference.cases.items():
+        try:
+            signature = _signature(case.context)
+            if signature not in prompts:
+                prompts[signature] = encode_prompt(owner, case.context)
+            prompt = prompts[signature]
+            response, segment = _fit(prompt, *_response(owner, case), max_length, truncate)
+            ids = np.concatenate([prompt.ids, response])
+            token_type = np.concatenate([prompt.token_type, np.zeros_like(response)])
+            cases.append(EncodedCase(prompt, response, segment, positions(ids, token_type, prompt.items)))
+        except DataError as error:
+            raise error.at(record=preference.record, field=role, source=preference.source or None) from None
+    return EncodedPreference(preference, tuple(cases))
+
+
+def encode_prompt(owner: TextOwner, context: Sequence[Message]) -> EncodedPrompt:
+    """Tokenise a context and process its media."""
+    items = process(owner, media_of(context)) if media_of(context) else ()
+    text = expand(owner, prompt_text(owner, context), items)
+    tokenizer = tokenizer_of(owner)
+    special = is_raw(context) or (owner is not tokenizer and not text.startswith(tokenizer.bos_token or "\0"))
+    ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+    if special and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+        ids = ids[:-1]
+    array = np.asarray(ids, dtype=np.int64)
+    token_type = np.zeros_like(array)
+    for name, modality in MODALITIES.items():
+        token_type[np.isin(array, _token_ids(owner, name))] = modality.token_type
+    return EncodedPrompt(array, _identity(array, token_type, items, owner), token_type, items)
+
+
+def _token_ids(owner: Any, modality: str) -> list[int]:
+    return [number for number in getattr(owner, f"{modality}_token_ids", []) if number is not None]
+
+
+def _identity(ids: np.ndarray, token_type: np.ndarray, items: Sequence[MediaItem], owner: TextOwner) -> np.ndarray:
+    """Text tokens stand for themselves; the k-th token of a medium for (its content, k), as a negative number."""
+    identity = ids.copy()
+    for name, modality in MODALITIES.items():
+        places = np.flatnonzero(token_type == modality.token_type)
+        start = 0
+        for item in (item for item in items if item.modality == name):
+            inner = tokenizer_of(owner)(item.placeholder, add_special_tokens=False)["input_ids"]
+            count = int(np.isin(inner, _token_ids(owner, name)).sum())
+            content = int(item.key[:10], 16)
+            identity[places[start : start + count]] = -(content * 2**20 + np.arange(count) + 1)
+            start += count
+    return identity
+
+
+def _signature(context: Sequence[Message]) -> tuple:
+    return tuple(
+        (message.role, part.type, part.value if part.type == "text" else media_key(part.value))
+        for message in context
+        for part in message.parts
+    )
+
+
+def _response(owner: TextOwner, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and segments of the response: each text part is a segment and is tokenised on its own."""
+    if not case.text.strip():
+        raise DataError("an empty response", "text", cure="drop the record")
+    tokenizer = tokenizer_of(owner)
+    ids: list[int] = []
+    segment: list[int] = []
+    for number, piece in enumerate(_pieces(response_text(owner, case), case)):
+        tokens = tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ids += tokens
+        segment += [number] * len(tokens)
+    if is_raw(case.context) and tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
+        ids.append(tokenizer.eos_token_id)
+        segment.append(segment[-1] if segment else 0)
+    return np.asarray(ids, dtype=np.int64), np.asarray(segment, dtype=np.int64)
+
+
+def _pieces(text: str, case: Case) -> list[str]:
+    """Cut the rendered response at the starts of its parts; what the template adds goes to the neighbours."""
+    parts = [part.value for message in case.response for part in message.parts if part.type == "text"]
+    cuts, place = [0], 0
+    for part in parts[1:]:
+        place = text.find(part, place + 1)
+        if place < 0:
+            raise DataError(
+                f"a response part {part[:40]!r} that the chat template changed", "parts that stay as they are"
+            )
+        cuts.append(place)
+    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def _fit(
+    prompt: EncodedPrompt, response: np.ndarray, segment: np.ndarray, max_length: int | None, truncate: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    length = len(prompt.ids) + len(response)
+    if max_length is None or length <= max_length:
+        return response, segment
+    room = max_length - len(prompt.ids)
+    if room > 0 and truncate:
+        return response[:room], segment[:room]
+    media = int((prompt.token_type > 0).sum())
+    raise DataError(
+        f"{length} tokens ({len(prompt.ids)} of the prompt, {media} of them media, and {len(response)} of the response)",
+        f"at most {max_length}",
+        cure="raise --max_length, make the media smaller, or drop the record",
+    )
+
+
+def media_of_cases(encoded: Sequence[EncodedCase]) -> dict[str, MediaItem]:
+    """The distinct media of some cases by `modality:key`, in order of first appearance."""
+    items: dict[str, MediaItem] = {}
+    for case in encoded:
+        for item in case.prompt.items:
+            items.setdefault(f"{item.modality}:{item.key}", item)
+    return items
+
+
+def stack_features(items: Sequence[MediaItem]) -> dict[str, Tensor]:
+    """The model's inputs for some items of one modality, joined along their first axis.
+
+    Raises:
+        ValueError: shapes differ beyond the first axis; such items are encoded in several calls.
+    """
+    return {name: torch.cat([item.features[name] for item in items]) for name in items[0].features}

@@ -1,0 +1,51 @@
+"""From our configuration to transformers.TrainingArguments."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from transformers import TrainingArguments
+
+from omnipref.config import TrainConfig
+from omnipref.errors import ConfigError, nearest
+
+
+def training_arguments(config: TrainConfig, *, evaluate: bool) -> TrainingArguments:
+    """The arguments of the run; `config.training_arguments` has the last word.
+
+    Args:
+        config: the run's configuration.
+        evaluate: whether there are evaluation data.
+
+    Raises:
+        ConfigError: an unknown field in `training_arguments` (with the nearest known one), or values that
+            transformers refuses.
+    """
+    same = {field.name for field in fields(TrainConfig)} & {field.name for field in fields(TrainingArguments)}
+    same -= {"gradient_checkpointing"}  # transformers calls it activation_checkpointing now
+    values = {name: getattr(config, name) for name in same if getattr(config, name) is not None}
+    values |= {
+        "warmup_steps": config.warmup_ratio,
+        "report_to": config.report_to or "none",
+        "eval_strategy": "steps" if evaluate and config.eval_steps else "no",
+        "save_strategy": "steps",
+        "use_cpu": not _accelerator_present(),
+        "activation_checkpointing": config.gradient_checkpointing,
+        "logging_first_step": True,
+        "ddp_find_unused_parameters": False,
+    }
+    known = {field.name for field in fields(TrainingArguments)}
+    for name in config.training_arguments:
+        if name not in known:
+            raise ConfigError(f"found `{name}` in `training_arguments`; {nearest(name, known)}")
+    values |= config.training_arguments
+    try:
+        return TrainingArguments(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"transformers refuses these training arguments: {error}") from error
+
+
+def _accelerator_present() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()

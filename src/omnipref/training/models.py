@@ -1,0 +1,153 @@
+"""From names in a configuration to a model, its policy and its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from omnipref.config import TrainConfig
+from omnipref.errors import ConfigError, OmniprefError
+from omnipref.policies.autoregressive.backbone import backbone_of
+from omnipref.policies.autoregressive.load import build_policy, load_model, load_owner
+from omnipref.policies.diffusion.loading import load_diffusion_policy
+from omnipref.policies.policy import Policy, Reference
+from omnipref.policies.reference import AdapterAs, AdapterOff, FrozenCopy, copy_adapter, frozen_copy
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what belongs to it.
+
+    Args:
+        model: what is trained.
+        policy: scores with it.
+        owner: tokenizer or processor; None for pipelines.
+        save: writes the model so that its library loads it again.
+    """
+
+    model: nn.Module
+    policy: Policy
+    owner: Any
+    save: Callable[[nn.Module, Path], None]
+
+
+def load(name_or_path: str, *, layout: str = "forest", max_length: int | None = None, **options: Any) -> Loaded:
+    """Load a text-emitting model, or a diffusion pipeline, with its policy.
+
+    Args:
+        name_or_path: folder or hub name.
+        layout: `forest` or `rows`, for text-emitting models.
+        max_length: longest case in tokens.
+        options: further arguments of `from_pretrained` (`dtype`, `attn_implementation`, `trust_remote_code`).
+    """
+    loader = _load_pipeline if (Path(name_or_path) / "model_index.json").exists() else _load_autoregressive
+    return loader(name_or_path, layout, max_length, options)
+
+
+def _load_autoregressive(name: str, layout: str, max_length: int | None, options: dict[str, Any]) -> Loaded:
+    model = load_model(name, **options)
+    trust = {key: value for key, value in options.items() if key == "trust_remote_code"}
+    owner = load_owner(name, **trust)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+    def save(trained: nn.Module, folder: Path) -> None:
+        trained.save_pretrained(folder)  # type: ignore[operator]
+        owner.save_pretrained(folder)
+
+    return Loaded(model, build_policy(model, owner, layout, max_length), owner, save)
+
+
+def _load_pipeline(name: str, layout: str, max_length: int | None, options: dict[str, Any]) -> Loaded:
+    del layout, max_length
+    model, policy = load_diffusion_policy(name, **{k: v for k, v in options.items() if k == "dtype"})
+
+    def save(trained: nn.Module, folder: Path) -> None:
+        trained.save_pretrained(folder / "unet")  # type: ignore[operator]
+
+    return Loaded(model, policy, None, save)
+
+
+def adapted(loaded: Loaded, config: TrainConfig, needs_reference: bool) -> tuple[nn.Module, Reference | None]:
+    """The model to train, with adapters as configured, and the reference that goes with it.
+
+    A new LoRA is measured against the model without it; an adapter whose training continues against a frozen copy of
+    that adapter; a model that is trained as a whole against a frozen copy of it; `ref_model` and `ref_adapter` say
+    otherwise.
+    """
+    model = loaded.model
+    if config.freeze_vision_tower:
+        freeze_encoders(model)
+    own: Callable[[], Reference] = lambda: frozen_copy(model)  # noqa: E731
+    if config.adapter:
+        model = _continue_adapter(model, config.adapter)
+        own = lambda: copy_adapter(model)  # noqa: E731
+    elif config.lora_r:
+        model = get_peft_model(model, _lora(config))  # type: ignore[arg-type]
+        own = AdapterOff
+    if not needs_reference:
+        return model, None
+    if config.ref_model:
+        return model, FrozenCopy(_frozen(config.ref_model, config))
+    if config.ref_adapter:
+        return model, _reference_adapter(model, config)
+    return model, own()
+
+
+def _frozen(name: str, config: TrainConfig) -> nn.Module:
+    loaded = load(name, layout=config.layout, **from_pretrained_options(config))
+    return loaded.model.eval().requires_grad_(False)
+
+
+def _reference_adapter(model: nn.Module, config: TrainConfig) -> Reference:
+    assert config.ref_adapter
+    if isinstance(model, PeftModel):
+        model.load_adapter(config.ref_adapter, adapter_name="ref", is_trainable=False)
+        return AdapterAs("ref")
+    reference = PeftModel.from_pretrained(_frozen(config.model_name_or_path, config), config.ref_adapter)  # type: ignore[arg-type]
+    return FrozenCopy(reference.eval().requires_grad_(False))
+
+
+def from_pretrained_options(config: Any) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that a configuration holds."""
+    attention = getattr(config, "attn_implementation", None)
+    return {
+        "dtype": config.dtype,
+        "trust_remote_code": config.trust_remote_code,
+        **({"attn_implementation": attention} if attention else {}),
+    }
+
+
+def freeze_encoders(model: nn.Module) -> None:
+    """Stop gradients into vision and audio encoders, found through transformers' `get_encoder`."""
+    backbone = backbone_of(model) if hasattr(model, "base_model") else model
+    get_encoder = getattr(backbone, "get_encoder", None)
+    for modality in ("image", "audio") if get_encoder else ():
+        encoder = get_encoder(modality=modality)
+        if encoder is not backbone:
+            encoder.requires_grad_(False)
+
+
+def _continue_adapter(model: nn.Module, path: str) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(model, path, is_trainable=True)  # type: ignore[arg-type]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no PEFT adapter at {path!r} that fits the model: {error}") from error
+
+
+def _lora(config: TrainConfig) -> LoraConfig:
+    modules: Any = config.lora_target_modules or "all-linear"
+    if modules == ["all-linear"]:
+        modules = "all-linear"
+    try:
+        return LoraConfig(
+            r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules
+        )
+    except (TypeError, ValueError) as error:
+        raise OmniprefError(f"these LoRA settings cannot be used: {error}") from error

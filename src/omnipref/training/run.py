@@ -1,0 +1,151 @@
+"""`omnipref train`: from a configuration to a trained model, resumable at any step."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import set_seed
+
+from omnipref.config import TrainConfig, save_config
+from omnipref.errors import ConfigError, DataError
+from omnipref.objectives import Objective, parse_objective
+from omnipref.objectives.objective import Needs
+from omnipref.policies.policy import Policy, Reference
+from omnipref.preferences import Preference, read, split, to_pairs
+from omnipref.training.arguments import training_arguments
+from omnipref.training.cached_reference import collate_with_reference, score_reference
+from omnipref.training.checkpoints import checkpoint_to_resume
+from omnipref.training.data import EncodedPreferences, StreamedPreferences, prepare
+from omnipref.training.models import Loaded, adapted, from_pretrained_options, load
+from omnipref.training.trainer import PreferenceTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig, objective: Objective | None = None) -> PreferenceTrainer:
+    """Train a model on preferences and write it, its log and its configuration to `config.output_dir`.
+
+    The same command on the same folder continues from the last complete checkpoint, to the same numbers.
+
+    Args:
+        config: what to train, on what, how.
+        objective: overrides `config.objective`; a method passes its own.
+
+    Returns:
+        The trainer, after training.
+
+    Raises:
+        ConfigError, DataError, NeedsError, CapabilityError: before the first step, whatever cannot work.
+        NonFiniteError: NaN or infinity while training.
+    """
+    set_seed(config.seed)
+    output = Path(config.output_dir)
+    objective = objective or parse_objective(config.objective)
+    resume = checkpoint_to_resume(output, config.resume)
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / "config.yaml")
+    loaded = load(
+        config.model_name_or_path,
+        layout=config.layout,
+        max_length=config.max_length,
+        **from_pretrained_options(config),
+    )
+    data = read_data(config, loaded.policy, objective.needs)
+    model, reference = adapted(loaded, config, objective.needs.reference)
+    trainer = PreferenceTrainer(
+        model=model,
+        args=training_arguments(config, evaluate=data.evaluation is not None),
+        policy=loaded.policy,
+        objective=objective,
+        reference=reference,
+        train_dataset=data.training,
+        eval_dataset=data.evaluation,
+        processing_class=loaded.owner,
+    )
+    if config.precompute_ref_log_probs and reference is not None:
+        _precompute(trainer, loaded.policy, reference, config, output)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    _finish(trainer, loaded, output)
+    return trainer
+
+
+@dataclass(frozen=True)
+class Data:
+    """Encoded records for training and evaluation."""
+
+    training: Dataset
+    evaluation: EncodedPreferences | None
+
+
+def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
+    """Read, check and encode the records that a configuration names.
+
+    Raises:
+        DataError: nothing is left to train on.
+        NeedsError: the records lack what the objective reads.
+    """
+    output = Path(config.output_dir)
+    held_out = list(_records(config, config.eval_dataset)) if config.eval_dataset else []
+    records = _records(config, config.dataset)
+    if config.streaming:
+        training: Dataset = StreamedPreferences(policy, records, needs, output / "train.quarantine.jsonl")
+    else:
+        kept = list(records)
+        if config.eval_fraction:
+            kept, held_out = split(kept, config.eval_fraction, seed=config.seed)
+        if not kept:
+            raise DataError("no record", "at least one", cure="look at `omnipref data inspect`", source=config.dataset[0])
+        training = prepare(policy, kept, needs, output / "train.quarantine.jsonl")
+    evaluation = prepare(policy, held_out, needs, output / "eval.quarantine.jsonl") if held_out else None
+    return Data(training, evaluation)
+
+
+def _records(config: TrainConfig, sources: Sequence[str]):
+    turn: Callable[[Preference], Sequence[Preference]] = lambda preference: [preference]  # noqa: E731
+    if config.pairs != "keep":
+        turn = lambda preference: to_pairs(preference, config.pairs, seed=config.seed)  # noqa: E731
+    for source in sources:
+        for preference in read(
+            source, format=config.dataset_format, split=config.dataset_split, streaming=config.streaming
+        ):
+            yield from turn(preference)
+
+
+def _precompute(
+    trainer: PreferenceTrainer, policy: Policy, reference: Reference, config: TrainConfig, output: Path
+) -> None:
+    data = trainer.train_dataset
+    if not isinstance(data, EncodedPreferences) or policy.stochastic:
+        raise ConfigError(
+            "reference scores can be computed ahead only for records that are read before training, and for policies "
+            "whose scores are not drawn anew at every step. To mend: drop precompute_ref_log_probs"
+        )
+    size = config.per_device_eval_batch_size
+    evaluation = trainer.eval_dataset
+    # The first process fills the caches; the others then find them.
+    with trainer.args.main_process_first(desc="reference scores"):
+        path = output / "reference_scores.safetensors"
+        trainer.train_dataset = score_reference(policy, trainer.model, reference, data, path, size)
+        if isinstance(evaluation, EncodedPreferences):
+            path = output / "eval_reference_scores.safetensors"
+            trainer.eval_dataset = score_reference(policy, trainer.model, reference, evaluation, path, size)
+    trainer.data_collator = collate_with_reference(policy)
+
+
+def _finish(trainer: PreferenceTrainer, loaded: Loaded, output: Path) -> None:
+    metrics: dict[str, Any] = {}
+    if trainer.eval_dataset is not None:
+        metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        trainer.save_state()
+        loaded.save(trainer.accelerator.unwrap_model(trainer.model), output)
+        temporary = output / "eval_results.json.tmp"
+        temporary.write_text(json.dumps(metrics, indent=2))
+        os.replace(temporary, output / "eval_results.json")

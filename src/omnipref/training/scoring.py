@@ -1,0 +1,154 @@
+"""`omnipref score`: log-likelihoods of every case under a model, and rewards against a reference."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from tqdm.auto import tqdm
+
+from omnipref.config import ScoreConfig
+from omnipref.config.base import Scoring
+from omnipref.objectives.objective import Needs
+from omnipref.policies.policy import Policy
+from omnipref.preferences import Preference, read
+from omnipref.training.data import prepare
+from omnipref.training.models import from_pretrained_options, load
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """One case of one preference.
+
+    Args:
+        record: number of the preference.
+        role: the case's name.
+        logp: sum of log-likelihoods in nats.
+        units: tokens or denoising steps that were summed.
+        ref_logp: the same under the reference; None without one.
+    """
+
+    record: int
+    role: str
+    logp: float
+    units: int
+    ref_logp: float | None = None
+
+    @property
+    def log_ratio(self) -> float | None:
+        """`logp - ref_logp` in nats; None without a reference."""
+        return None if self.ref_logp is None else self.logp - self.ref_logp
+
+
+@torch.no_grad()
+def score_preferences(
+    policy: Policy,
+    model: nn.Module,
+    preferences: Sequence[Preference],
+    reference: nn.Module | None = None,
+    *,
+    batch_size: int = 8,
+    seed: int = 0,
+    aside: Path = Path("score.quarantine.jsonl"),
+) -> list[list[ScoredCase]]:
+    """Score the cases of many preferences, in their order; records that cannot be encoded are set aside.
+
+    Args:
+        policy: encodes and scores.
+        model: the model.
+        preferences: what to score.
+        reference: a second model to score with.
+        batch_size: preferences at once.
+        seed: for policies that draw noise.
+        aside: file for records that cannot be encoded.
+    """
+    data = prepare(policy, preferences, Needs(), aside)
+    device = next(model.parameters()).device
+    model.eval()
+    found: list[list[ScoredCase]] = []
+    for start in tqdm(range(0, len(data), batch_size), desc="scoring", unit="batch", leave=False):
+        encoded = [data[i] for i in range(start, min(start + batch_size, len(data)))]
+        batch = policy.collate(encoded).to(device)
+        scores = policy.score(model, batch, seed=seed)
+        under_reference = policy.score(reference, batch, seed=seed).logp.sum(1).tolist() if reference else None
+        logp, units = scores.logp.sum(1).tolist(), scores.mask.sum(1).tolist()
+        names = [role for role, _ in sorted(_places(scores.cases.rows), key=lambda place: place[1])]
+        for p in range(batch.cases.count):
+            record = int(batch.cases.record_P[p])
+            own = (batch.cases.preference_N == p).nonzero()[:, 0].tolist()
+            found.append(
+                [
+                    ScoredCase(record, names[n], logp[n], units[n], under_reference[n] if under_reference else None)
+                    for n in own
+                ]
+            )
+    return found
+
+
+def _places(rows: Any) -> Iterator[tuple[str, int]]:
+    for role, index in rows.items():
+        yield from ((role, int(n)) for n in index.tolist() if n >= 0)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A policy with its model and reference, ready to score."""
+
+    policy: Policy
+    model: nn.Module
+    reference: nn.Module | None
+
+
+def load_scorer(config: Scoring) -> Scorer:
+    """Load what a scoring configuration names."""
+    options = {"layout": config.layout, "max_length": config.max_length, **from_pretrained_options(config)}
+    loaded = load(config.model_name_or_path, **options)
+    model = PeftModel.from_pretrained(loaded.model, config.adapter) if config.adapter else loaded.model  # type: ignore[arg-type]
+    reference = load(config.ref_model, **options).model if config.ref_model else None
+    if config.ref_adapter:
+        reference = PeftModel.from_pretrained(load(config.model_name_or_path, **options).model, config.ref_adapter)  # type: ignore[arg-type]
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return Scorer(loaded.policy, model.to(device).eval(), reference.to(device).eval() if reference else None)
+
+
+def score(config: ScoreConfig) -> Path:
+    """Write one line per preference: `record`, and per role `logp`, `units`, and against a reference `reward`."""
+    scorer = load_scorer(config)
+    preferences = [
+        preference
+        for source in config.dataset
+        for preference in read(source, format=config.dataset_format, split=config.dataset_split, limit=config.limit)
+    ]
+    output = Path(config.output)
+    scored = score_preferences(
+        scorer.policy,
+        scorer.model,
+        preferences,
+        scorer.reference,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        aside=output.with_suffix(".quarantine.jsonl"),
+    )
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("w", encoding="utf-8") as file:
+        for cases in scored:
+            file.write(json.dumps(_line(cases, config.beta)) + "\n")
+    os.replace(temporary, output)
+    return output
+
+
+def _line(cases: Sequence[ScoredCase], beta: float) -> dict[str, Any]:
+    line: dict[str, Any] = {"record": cases[0].record}
+    for case in cases:
+        line[case.role] = {"logp": case.logp, "units": case.units}
+        if case.log_ratio is not None:
+            line[case.role] |= {"ref_logp": case.ref_logp, "reward": beta * case.log_ratio}
+    return line
