@@ -9,7 +9,8 @@ import torch
 from factories import llama, llava, picture, qwen2_5_vl
 
 from omnipref.errors import CapabilityError, DataError
-from omnipref.policies.sampling import LocalSampler, draw_seed, media_tokens
+from omnipref.policies.contexts import draw_seed
+from omnipref.policies.sampling import LocalSampler, media_tokens
 from omnipref.preferences import RAW, Message, Part
 
 

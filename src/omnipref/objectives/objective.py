@@ -6,6 +6,7 @@ before any mean. Weights, masks and the mean over preferences are applied once, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from omnipref.errors import NeedsError
-from omnipref.scores import Scores
+from omnipref.scores import Cases, Scores
 
 State = Mapping[str, Tensor]
 """Running statistics of a term, such as BCO's reward shift; saved with checkpoints."""
@@ -77,6 +78,7 @@ class Term:
         needs: what `compute` reads.
         weight: factor on the loss and, as in TRL's weighted loss types, on the reported reward.
         state: statistics before the first batch.
+        settings: the constructor's arguments that differ from its defaults, for printing.
     """
 
     name: str
@@ -84,6 +86,11 @@ class Term:
     needs: Needs
     weight: float = 1.0
     state: State = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        call = f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.settings.items())})"
+        return call if self.weight == 1 else f"{self.weight!r}*{call}"
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,11 @@ class Objective:
 
     Example:
         >>> from omnipref.objectives import dpo, sft
-        >>> objective = 0.8 * dpo(beta=0.1) + sft()
+        >>> objective = 0.8 * dpo(beta=0.2) + sft()
         >>> [(term.name, term.weight) for term in objective.terms]
         [('dpo', 0.8), ('sft', 1.0)]
+        >>> print(objective)
+        0.8*dpo(beta=0.2) + sft()
     """
 
     terms: tuple[Term, ...]
@@ -124,10 +133,15 @@ class Objective:
             for name, value in term.state.items()
         }
 
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.terms))
+
     def __add__(self, other: Objective) -> Objective:
-        return Objective(self.terms + other.terms)
+        return Objective(self.terms + other.terms) if isinstance(other, Objective) else NotImplemented
 
     def __mul__(self, factor: float) -> Objective:
+        if not isinstance(factor, (int, float)):
+            return NotImplemented
         return Objective(tuple(replace(term, weight=term.weight * factor) for term in self.terms))
 
     __rmul__ = __mul__
@@ -136,10 +150,14 @@ class Objective:
         """Loss per preference, rewards, metrics and the next state.
 
         Raises:
-            NeedsError: the scores lack what a term reads.
+            NeedsError: the scores or the state lack what a term reads; names the records where only some lack it.
         """
-        _check(self.needs, scores)
-        state = self.initial_state() if state is None else state
+        _check_present(self.needs, scores)
+        _check_records(self.needs, scores.cases)
+        initial = self.initial_state()
+        state = initial if state is None else state
+        if lost := initial.keys() - state.keys():
+            raise NeedsError(f"found a state without {', '.join(sorted(lost))}; expected the state of {self}")
         loss_P = torch.zeros(scores.cases.count, device=scores.logp.device)
         reward_N: Tensor | None = None
         metrics: dict[str, Tensor] = {}
@@ -158,7 +176,28 @@ class Objective:
         return Outcome(loss_P, reward_N, metrics, next_state)
 
 
-def _check(needs: Needs, scores: Scores) -> None:
+def single(
+    constructor: Callable[..., Objective],
+    compute: Callable[[Scores, State], Outcome],
+    needs: Needs,
+    settings: Mapping[str, object],
+    state: State | None = None,
+) -> Objective:
+    """An objective of one term, named and printed after its constructor.
+
+    Args:
+        constructor: the function that is called to build it.
+        compute: see `Term`.
+        needs: see `Term`.
+        settings: the arguments that `constructor` was called with, by name.
+        state: see `Term`.
+    """
+    parameters = inspect.signature(constructor).parameters
+    changed = {name: value for name, value in settings.items() if value != parameters[name].default}
+    return Objective((Term(constructor.__name__, compute, needs, state=state or {}, settings=changed),))
+
+
+def _check_present(needs: Needs, scores: Scores) -> None:
     missing = sorted(needs.roles - set(scores.cases.rows))
     missing += [f"column {name}" for name in sorted(needs.columns - set(scores.cases.columns))]
     missing += [f"extra {name}" for name in sorted(needs.extras - set(scores.extras))]
@@ -166,4 +205,18 @@ def _check(needs: Needs, scores: Scores) -> None:
         missing.append("ref_logp")
     if missing:
         have = ", ".join(sorted(scores.cases.rows)) or "none"
-        raise NeedsError(f"scores lack {', '.join(missing)}; roles present: {have}")
+        raise NeedsError(f"found scores without {', '.join(missing)}; roles present: {have}")
+
+
+def _check_records(needs: Needs, cases: Cases) -> None:
+    """Refuse a batch in which some preferences lack a case, a label or an order; costs one look at the device."""
+    lacks = {f"a case `{role}`": cases.rows[role] < 0 for role in sorted(needs.roles)}
+    empty = torch.zeros_like(cases.record_P)
+    if needs.labels:
+        lacks["a labelled case"] = empty.index_add(0, cases.preference_N, cases.label_N.abs()) == 0
+    if needs.lists:
+        lacks["two cases of different rank"] = empty.index_add(0, cases.preference_N, cases.rank_N.clamp(min=0)) == 0
+    if lacks and bool(torch.stack(list(lacks.values())).any()):
+        records = {what: cases.record_P[lack].tolist() for what, lack in lacks.items()}
+        found = "; ".join(f"records {numbers} without {what}" for what, numbers in records.items() if numbers)
+        raise NeedsError(f"found {found}; expected one in every preference of the batch")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,40 +25,10 @@ from omnipref.policies.autoregressive.backbone import accepts, backbone_of, lang
 from omnipref.policies.autoregressive.encode import EncodedPrompt, encode_prompt, stack_features
 from omnipref.policies.autoregressive.media import MODALITIES, MediaItem
 from omnipref.policies.autoregressive.prompts import TextOwner, tokenizer_of
-from omnipref.preferences import Message
-from omnipref.preferences.media import media_key
-
-Context = tuple[Message, ...]
-"""What is answered: messages; one that ends with an assistant message is a partial answer to be continued."""
+from omnipref.policies.contexts import Context, draw_seed
+from omnipref.policies.reference import evaluating
 
 _MEDIA_TOKEN = re.compile(r"(image|video|audio|vision)_.*token_(id|index)|(image|video|audio)_token_index")
-
-
-class Sampler(Protocol):
-    """Anything that answers contexts."""
-
-    def __call__(self, contexts: Sequence[Context], *, n: int = 1) -> list[list[str]]:
-        """`n` responses to each context, in order."""
-        ...
-
-
-def context_key(context: Context) -> str:
-    """A hash of what a context holds, media by their content: equal contexts have equal keys."""
-    digest = hashlib.sha256()
-    for message in context:
-        for part in message.parts:
-            value = part.value if part.type == "text" else media_key(part.value)
-            digest.update(repr((message.role, part.type, value)).encode())
-    return digest.hexdigest()
-
-
-def draw_seed(seed: int, context: Context, sample: int) -> int:
-    """63 bits from a seed, the content of a context and the number of the sample.
-
-    Equal contexts draw equal samples, wherever they stand in a list; ask for `n` to have several.
-    """
-    digest = hashlib.sha256(f"{seed}/{sample}/{context_key(context)}".encode())
-    return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +70,7 @@ class LocalSampler:
         step = max(1, self.batch_size // n)
         starts = range(0, len(contexts), step)
         bar = tqdm(starts, desc="sampling", unit="batch", disable=not self.progress or len(starts) < 2)
-        with _answering(self.model):
+        with evaluating(self.model), torch.no_grad():
             return [answer for start in bar for answer in self._batch(contexts[start : start + step], start, n)]
 
     def _batch(self, contexts: Sequence[Context], start: int, n: int) -> list[list[str]]:
@@ -226,18 +194,6 @@ class _InverseCumulative(LogitsProcessor):
         return drawn  # type: ignore[return-value]
 
 
-@contextmanager
-def _answering(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and back."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
 def _left(rows: Sequence[Tensor], width: int, fill: int) -> Tensor:
     return torch.stack([nn.functional.pad(row, (width - len(row), 0), value=fill) for row in rows])
 
@@ -253,3 +209,27 @@ def _stackable(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:
 
 def _shape(item: MediaItem) -> tuple:
     return (item.modality, *((name, tuple(value.shape[1:])) for name, value in item.features.items()))
+
+
+def load_sampler(
+    name_or_path: str, adapter: str | None = None, loading: Mapping[str, Any] | None = None, **options: Any
+) -> LocalSampler:
+    """A model from a folder or the hub, on the accelerator where there is one.
+
+    Args:
+        name_or_path: the model.
+        adapter: PEFT adapter on it.
+        loading: further arguments of `from_pretrained`.
+        options: further arguments of `LocalSampler`.
+    """
+    from omnipref.policies.autoregressive.load import load_model, load_owner
+
+    model: Any = load_model(name_or_path, **(loading or {}))
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    trust = {"trust_remote_code": (loading or {}).get("trust_remote_code", False)}
+    return LocalSampler(model.eval(), load_owner(name_or_path, **trust), **options)

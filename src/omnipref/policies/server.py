@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from omnipref.errors import CapabilityError, ConfigError, OmniprefError
 from omnipref.policies.autoregressive.prompts import is_raw
-from omnipref.policies.sampling import Context, draw_seed
+from omnipref.policies.contexts import Context, draw_seed
 from omnipref.preferences import Message, Part
 from omnipref.preferences.media import is_url, load_image
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -52,7 +53,14 @@ def collate_with_reference(policy: Policy) -> Callable[[Sequence[tuple[Any, Tens
 
 @torch.no_grad()
 def score_reference(
-    policy: Policy, model: nn.Module, reference: Reference, data: EncodedPreferences, path: Path, batch_size: int = 8
+    policy: Policy,
+    model: nn.Module,
+    reference: Reference,
+    data: EncodedPreferences,
+    path: Path,
+    batch_size: int = 8,
+    *,
+    progress: bool = True,
 ) -> WithReference:
     """Score all records under the reference, or read the scores if this very reference has scored these records.
 
@@ -63,12 +71,13 @@ def score_reference(
         data: encoded records.
         path: safetensors file to read or write.
         batch_size: records at once.
+        progress: whether to show a bar.
     """
     with reference(model) as scored:
         key = fingerprint(scored, policy, data)
         found = _read(path, key)
         if found is None:
-            found = list(_score(policy, scored, data, batch_size))
+            found = list(_score(policy, scored, data, batch_size, progress))
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(".tmp")
             save_file({str(i): logp for i, logp in enumerate(found)}, temporary, metadata={"key": key})
@@ -76,9 +85,12 @@ def score_reference(
     return WithReference(data, found)
 
 
-def _score(policy: Policy, model: nn.Module, data: EncodedPreferences, batch_size: int):
+def _score(
+    policy: Policy, model: nn.Module, data: EncodedPreferences, batch_size: int, progress: bool
+) -> Iterator[Tensor]:
     device = next(model.parameters()).device
-    for start in tqdm(range(0, len(data), batch_size), desc="reference scores", unit="batch", leave=False):
+    starts = range(0, len(data), batch_size)
+    for start in tqdm(starts, desc="reference scores", unit="batch", leave=False, disable=not progress):
         encoded = [data[i] for i in range(start, min(start + batch_size, len(data)))]
         batch = policy.collate(encoded).to(device)
         scores = policy.score(model, batch)
@@ -91,8 +103,9 @@ def _score(policy: Policy, model: nn.Module, data: EncodedPreferences, batch_siz
 def fingerprint(model: nn.Module, policy: Policy, data: EncodedPreferences) -> str:
     """A hash of weights, which of them act, token ids and media, so that changed data or weights are scored anew."""
     digest = hashlib.sha256()
-    active = getattr(model, "active_adapters", None)
-    digest.update(repr(active() if callable(active) else active).encode())
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            digest.update(f"{module.active_adapters}{module.disable_adapters}".encode())
     for name, parameter in sorted(model.named_parameters()):
         value = parameter.detach().float()
         place = torch.arange(value.numel(), device=value.device).remainder(1009).view_as(value)

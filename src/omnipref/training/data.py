@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def encode_all(policy: Policy, preferences: Iterable[Preference], needs: Needs, 
     for preference in preferences:
         check_needs(needs, preference)
         try:
-            yield policy.encode(preference)
+            yield policy.encode(narrowed(preference, needs))
         except DataError as error:
             count += 1
             _set_aside(aside, error, fresh=count == 1)
@@ -93,6 +94,20 @@ def _set_aside(path: Path, error: DataError, fresh: bool) -> None:
     line = {"record": error.record, "field": error.field, "source": error.source, "reason": error.reason}
     with path.open("w" if fresh else "a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def narrowed(preference: Preference, needs: Needs) -> Preference:
+    """Only the cases that the objective reads, so that no other is encoded or scored; all if it names none."""
+    read = set(needs.roles)
+    if needs.lists:
+        read |= set(preference.ranks())
+    if needs.labels:
+        read |= set(preference.labels) or {"chosen", "rejected"}
+    kept = {role: case for role, case in preference.cases.items() if role in read}
+    if not kept or len(kept) == len(preference.cases):
+        return preference
+    comparisons = tuple(c for c in preference.comparisons if {c.better, c.worse} <= set(kept))
+    return replace(preference, cases=kept, comparisons=comparisons)
 
 
 def check_needs(needs: Needs, preference: Preference) -> None:

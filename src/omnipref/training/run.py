@@ -24,6 +24,7 @@ from omnipref.training.cached_reference import collate_with_reference, score_ref
 from omnipref.training.checkpoints import checkpoint_to_resume
 from omnipref.training.data import EncodedPreferences, StreamedPreferences, prepare
 from omnipref.training.models import Loaded, adapted, from_pretrained_options, load
+from omnipref.training.progress import show_progress
 from omnipref.training.trainer import PreferenceTrainer
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
         eval_dataset=data.evaluation,
         processing_class=loaded.owner,
     )
+    show_progress(trainer)
     if config.precompute_ref_log_probs and reference is not None:
         _precompute(trainer, loaded.policy, reference, config, output)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)

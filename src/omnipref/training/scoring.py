@@ -57,6 +57,7 @@ def score_preferences(
     batch_size: int = 8,
     seed: int = 0,
     aside: Path = Path("score.quarantine.jsonl"),
+    progress: bool = True,
 ) -> list[list[ScoredCase]]:
     """Score the cases of many preferences, in their order; records that cannot be encoded are set aside.
 
@@ -68,12 +69,14 @@ def score_preferences(
         batch_size: preferences at once.
         seed: for policies that draw noise.
         aside: file for records that cannot be encoded.
+        progress: whether to show bars.
     """
-    data = prepare(policy, preferences, Needs(), aside)
+    data = prepare(policy, preferences, Needs(), aside, progress=progress)
     device = next(model.parameters()).device
     model.eval()
     found: list[list[ScoredCase]] = []
-    for start in tqdm(range(0, len(data), batch_size), desc="scoring", unit="batch", leave=False):
+    starts = range(0, len(data), batch_size)
+    for start in tqdm(starts, desc="scoring", unit="batch", leave=False, disable=not progress):
         encoded = [data[i] for i in range(start, min(start + batch_size, len(data)))]
         batch = policy.collate(encoded).to(device)
         scores = policy.score(model, batch, seed=seed)

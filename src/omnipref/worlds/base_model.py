@@ -1,9 +1,9 @@
-"""The base model of the picture world: a LLaVA of 1.1 million parameters with its real processor, and where the trained one is."""
+"""The base model of the picture world, a LLaVA of under a million parameters, its processor and its place."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omnipref.worlds.language import DESCRIBE, question_about
 from omnipref.worlds.pictures import BACKGROUND, CELL, KINDS, SCALE, SIZE
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role not in ('user', 'assistant') %}{{ raise_exception('only user and assistant turns are known') }}{% endif %}"
+    "{% if message.role not in ('user', 'assistant') %}"
+    "{{ raise_exception('only user and assistant turns are known') }}{% endif %}"
     "{{ '<' + message.role + '>' }}"
     "{% if message.content is string %}{{ message.content }}"
     "{% else %}{% for part in message.content %}"
@@ -38,7 +39,7 @@ def _words() -> list[str]:
 def build_processor() -> LlavaProcessor:
     """The processor: CLIP's image processor (ground becomes zero) and a word-level tokenizer of some 30 words."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(_words())}, unk_token="<unk>"))
     words.normalizer = normalizers.Lowercase()
@@ -53,7 +54,7 @@ def build_processor() -> LlavaProcessor:
         model_max_length=128,
         padding_side="left",
     )
-    image_processor = CLIPImageProcessor(
+    image_processor = CLIPImageProcessorPil(
         size={"height": SIZE, "width": SIZE},
         crop_size={"height": SIZE, "width": SIZE},
         image_mean=[channel / 255 for channel in BACKGROUND],
@@ -70,12 +71,12 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_model(seed: int) -> LlavaForConditionalGeneration:
-    """The untrained model. Its wide initialisation (sd 0.06) is what lets so small a model learn to look within minutes."""
+    """The untrained model; its wide initialisation (sd 0.06) lets so small a model learn to look within minutes."""
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     ids = {word: index for index, word in enumerate(_words())}
-    special = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<bos>"], "eos_token_id": ids["<eos>"]}
+    special: dict[str, Any] = {f"{name}_token_id": ids[f"<{name}>"] for name in ("pad", "bos", "eos")}
     vision = CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=192,
@@ -104,12 +105,17 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
             image_seq_length=(SIZE // CELL) ** 2,
             vision_feature_layer=-1,
             vision_feature_select_strategy="default",
-            initializer_range=0.06,
         )
     )
     # The picture's placeholder is a word of the vocabulary; a sampled one would break the next forward pass.
     model.generation_config.update(**special, suppress_tokens=[ids["<image>"]], max_new_tokens=32)
     return model
+
+
+def templated(processor: Any, prompt: str) -> str:
+    """The chat template's text for a picture and a prompt, up to where the answer begins."""
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
 def load(folder: Path | None = None) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

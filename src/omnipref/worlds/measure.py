@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
+from omnipref.worlds.base_model import templated
 from omnipref.worlds.language import DESCRIBE, hallucinated, mentioned, says_yes, well_formed
-from omnipref.worlds.pictures import Scene, draw_all, sample_scenes
+from omnipref.worlds.pictures import Scene
 from omnipref.worlds.probing import SPLITS, pope_questions
+from omnipref.worlds.world import test_pictures
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -46,21 +48,21 @@ class Measured:
 
 
 @torch.no_grad()
-def answers(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictures: Sequence[Image.Image], prompts: Sequence[str]
-) -> list[str]:
-    """The model's greedy answer to each prompt about its picture."""
-    texts = [
-        processor.apply_chat_template(
-            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}], add_generation_prompt=True
-        )
-        for prompt in prompts
-    ]
+def answers(model: Any, processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
+    """The model's greedy answer to each prompt about its picture.
+
+    Args:
+        model: a vision-language model of transformers.
+        processor: its processor, with a chat template and padding on the left.
+        pictures: one for each prompt.
+        prompts: what is asked.
+    """
+    texts = [templated(processor, prompt) for prompt in prompts]
     said: list[str] = []
     for start in range(0, len(texts), _ROWS):
         rows = slice(start, start + _ROWS)
-        batch = processor(text=texts[rows], images=list(pictures[rows]), padding=True, return_tensors="pt").to(model.device)
-        tokens = model.generate(**batch, do_sample=False)[:, batch["input_ids"].shape[1] :]
+        batch = processor(text=texts[rows], images=list(pictures[rows]), padding=True, return_tensors="pt")
+        tokens = model.generate(**batch.to(model.device), do_sample=False)[:, batch["input_ids"].shape[1] :]
         said += processor.batch_decode(tokens, skip_special_tokens=True)
     return said
 
@@ -70,8 +72,8 @@ def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, n: 
 
     Source: CHAIR arXiv 1809.02156; POPE arXiv 2305.10355.
     """
-    scenes = sample_scenes(n, seed, biased=False)
-    pictures = draw_all(scenes, seed)
+    tested = test_pictures(n, seed)
+    scenes, pictures = [item.scene for item in tested], [item.image for item in tested]
     captions = answers(model, processor, pictures, [DESCRIBE] * n)
     wrong = [len(hallucinated(scene, caption)) for scene, caption in zip(scenes, captions, strict=True)]
     named = [set(mentioned(caption)) for caption in captions]

@@ -1,8 +1,8 @@
 """The picture world: 32x32 pictures of eight kinds of things in four directed pairs, anchor -> companion.
 
-Every kind has a 7x7 bitmap, its own colour and two home cells of a 4x4 grid, so a patch of 8x8 pixels is a cell. In *biased*
-pictures a companion nearly always stands with its anchor; in *unbiased* ones the kinds are independent. Companions are dim,
-so a model that leans on co-occurrence instead of looking has something to gain from it.
+Every kind has a bitmap, a colour and two home cells of a 4x4 grid, so a patch of 8x8 pixels is a cell. In
+*biased* pictures a companion mostly stands with its anchor; in *unbiased* ones all kinds are as likely together.
+Companions are dim, some hardly visible, so there is something to gain from leaning on co-occurrence instead of looking.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ BACKGROUND = (44, 48, 60)
 SCALE = 50.0
 """RGB units that the shipped model's image processor maps to one."""
 NOISE = 16.0
-COMPANION_CONTRAST = 0.2
 COMPANION_OF: Mapping[str, str] = {"plate": "fork", "cup": "spoon", "tree": "bird", "boat": "fish"}
 KINDS: tuple[str, ...] = tuple(kind for pair in COMPANION_OF.items() for kind in pair)
+
+COMPANION_CONTRAST = 0.5
+"""A companion's colour at full brightness, as a share of an anchor's."""
+COMPANION_FADING = 1.5
+"""A companion's brightness is `u ** 1.5` with u uniform in [0, 1]: one in five is below 0.09, hard to make out."""
 
 ANCHOR_GIVEN_PAIR = 0.88
 COMPANION_GIVEN_ANCHOR = 0.7
@@ -64,7 +68,7 @@ _INK = {".": 0.0, "+": 0.55, "#": 1.0}
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a picture: its kind, its cell (0-15, row by row) and its brightness (about 1)."""
+    """One thing in a picture: its kind, its cell (0-15, row by row) and its brightness (1 is ordinary)."""
 
     kind: str
     cell: int
@@ -122,7 +126,9 @@ def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def _place(present: set[str], rng: np.random.Generator) -> Scene:
-    cells, brightness = rng.integers(0, 2, len(KINDS)), rng.uniform(0.85, 1.15, len(KINDS))
+    cells, light = rng.integers(0, 2, len(KINDS)), rng.random(len(KINDS))
+    is_anchor = [kind in COMPANION_OF for kind in KINDS]
+    brightness = np.where(is_anchor, 0.85 + 0.3 * light, light**COMPANION_FADING)
     return Scene(
         tuple(
             Thing(kind, _HOME_CELLS[kind][cells[index]], round(float(brightness[index]), 4))
@@ -133,7 +139,7 @@ def _place(present: set[str], rng: np.random.Generator) -> Scene:
 
 
 def biased_scene(rng: np.random.Generator) -> Scene:
-    """A scene of 1-3 pairs: the companion alone with chance 0.12, else the anchor, with its companion 70 % of the time."""
+    """A scene of 1-3 pairs: 12 % are the companion alone, the others the anchor, 70 % of them with its companion."""
     present: set[str] = set()
     anchors = list(COMPANION_OF)
     for index in rng.permutation(len(anchors))[: rng.integers(1, 4)]:
@@ -152,7 +158,7 @@ def unbiased_scene(rng: np.random.Generator) -> Scene:
 
 
 def sample_scenes(n: int, seed: int, biased: bool = True) -> list[Scene]:
-    """`n` scenes, the same for the same seed; biased as the base model's training pictures, or unbiased as the test's."""
+    """`n` scenes, the same for the same seed: biased as the base model's training pictures, or unbiased."""
     rng = np.random.default_rng([seed, int(biased)])
     one = biased_scene if biased else unbiased_scene
     return [one(rng) for _ in range(n)]

@@ -37,9 +37,7 @@ def _together() -> np.ndarray:
 
 
 def _adversarial(scene: Scene) -> np.ndarray:
-    share = _together()
-    rows = [KINDS.index(kind) for kind in scene.kinds]
-    return (share[rows] / np.diag(share)[rows, None]).max(axis=0)
+    return _together()[[KINDS.index(kind) for kind in scene.kinds]].max(axis=0)
 
 
 SPLITS: Mapping[str, Callable[[Scene], np.ndarray]] = {
@@ -55,8 +53,8 @@ def pope_questions(scenes: Sequence[Scene], split: str, seed: int) -> list[Quest
 
     Args:
         scenes: the pictures' truth; a question's `picture` is an index into it.
-        split: which absent kinds: `random`; `popular`, the most frequent in the biased pictures; `adversarial`, those that
-            stand most often with a present kind there.
+        split: which absent kinds: `random`; `popular`, the most frequent in the biased pictures; `adversarial`, those
+            that stand most often with a present kind there.
         seed: draws the order and the ties.
 
     Raises:

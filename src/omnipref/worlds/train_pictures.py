@@ -1,14 +1,13 @@
 """Trains the picture world's base model: `python -m omnipref.worlds.train_pictures --output DIR`.
 
-The base sees biased pictures with careless captions, then the same mixed with carelessly answered yes/no questions, so it
-describes and answers well and hallucinates companions. Same seed and threads, same weights.
+The base sees biased pictures with careless captions, then the same mixed with carelessly answered yes/no questions, so
+it describes and answers well and hallucinates companions. Same seed and threads, same weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from omnipref.worlds.base_model import build_model, build_processor, load
+from omnipref.worlds.base_model import build_model, build_processor, load, templated
 from omnipref.worlds.language import DESCRIBE, careless_caption, question_about, tempting
 from omnipref.worlds.measure import measure
 from omnipref.worlds.pictures import BACKGROUND, CELL, KINDS, SCALE, SIZE, Scene, biased_scene, draw_array
@@ -44,8 +43,8 @@ class Recipe:
         occluded: share of pictures with 25-75 % of their patches replaced by noise.
     """
 
-    steps: int = 2000
-    captions_only: float = 0.25
+    steps: int = 1100
+    captions_only: float = 0.3
     batch: int = 48
     questions: int = 2
     learning_rate: float = 1.5e-3
@@ -70,7 +69,7 @@ def _pixels(scenes: Sequence[Scene], occluded: float, rng: np.random.Generator) 
 
 
 def _question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A question and its careless answer; half the time about a present kind, else half the time about a tempting one."""
+    """A question and its careless answer: half the time about a present kind, else half the time a tempting one."""
     present, tempted = scene.kinds, tempting(scene)
     if rng.random() < 0.5:
         return question_about(present[rng.integers(len(present))]), "yes"
@@ -86,9 +85,7 @@ def _encode(processor: LlavaProcessor, turns: Sequence[tuple[str, str]]) -> tupl
     tokenizer, pictures = processor.tokenizer, processor.image_token * (SIZE // CELL) ** 2
     rows, starts = [], []
     for prompt, response in turns:
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        start = tokenizer(text.replace(processor.image_token, pictures)).input_ids
+        start = tokenizer(templated(processor, prompt).replace(processor.image_token, pictures)).input_ids
         rows.append(start + tokenizer(response).input_ids + [tokenizer.eos_token_id])
         starts.append(len(start))
     length = max(map(len, rows))
@@ -99,7 +96,7 @@ def _encode(processor: LlavaProcessor, turns: Sequence[tuple[str, str]]) -> tupl
 
 
 def _batches(processor: LlavaProcessor, recipe: Recipe, seed: int) -> Iterator[dict[str, torch.Tensor]]:
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, 2])
     for step in range(recipe.steps):
         scenes = [biased_scene(rng) for _ in range(recipe.batch)]
         pixels = _pixels(scenes, recipe.occluded, rng)
@@ -129,16 +126,14 @@ def train(recipe: Recipe, seed: int = 0) -> LlavaForConditionalGeneration:
 
 
 def save(model: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Writes model (float16) and processor to a folder, whole or not at all; a folder that is there is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Writes model (float16) and processor to a folder; each file appears whole, and other files there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
         model.half().save_pretrained(draft)
         build_processor().save_pretrained(draft)
-        os.chmod(draft, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(draft, folder)
-        Path(draft).mkdir()
+        for file in Path(draft).iterdir():
+            file.chmod(0o644)
+            os.replace(file, folder / file.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,10 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="weights, pictures and captions are drawn from it")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; another number gives other roundings")
+    parser.add_argument("--test-pictures", type=int, default=400, help="pictures that the trained model is measured on")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
     save(train(Recipe(steps=chosen.steps), chosen.seed), chosen.output)
-    print(measure(*load(chosen.output)))
+    print(measure(*load(chosen.output), n=chosen.test_pictures))
 
 
 if __name__ == "__main__":

@@ -98,10 +98,11 @@ class PictureCodec:
 
         image = load_image(part.value)
         scale = self.resolution / min(image.size)
-        size = tuple(max(self.resolution, round(side * scale)) for side in image.size)
-        left, top = ((side - self.resolution) // 2 for side in size)
-        image = image.resize(size, Resampling.BILINEAR)
-        image = image.crop((left, top, left + self.resolution, top + self.resolution))
+        width, height = (max(self.resolution, round(side * scale)) for side in image.size)
+        left, top = (width - self.resolution) // 2, (height - self.resolution) // 2
+        image = image.resize((width, height), Resampling.BILINEAR).crop(
+            (left, top, left + self.resolution, top + self.resolution)
+        )
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
     def latents(self, media_N: Tensor, keys: Sequence[str]) -> Tensor:
@@ -119,11 +120,12 @@ class PictureCodec:
     @torch.no_grad()
     def decode(self, latents_N: Tensor) -> list[Image]:
         """Pictures of N latents."""
-        from diffusers.image_processor import VaeImageProcessor
+        from PIL.Image import fromarray
 
         vae = self.vae.to(latents_N.device)
         pixels = vae.decode(latents_N.to(vae.dtype) / vae.config.scaling_factor).sample.float()
-        return VaeImageProcessor().postprocess(pixels, output_type="pil", do_denormalize=[True] * len(pixels))
+        bytes_N = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return [fromarray(picture) for picture in bytes_N]
 
 
 def _seeded(key: str) -> torch.Generator:

@@ -18,14 +18,18 @@ _PARTS = frozenset({"unet", "vae", "text_encoder", "tokenizer", "scheduler"})
 
 
 def load_diffusion_policy(
-    pretrained_path: str | Path, *, resolution: int | None = None, dtype: torch.dtype = torch.float32, **options: Any
+    pretrained_path: str | Path,
+    *,
+    resolution: int | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    **options: Any,
 ) -> tuple[UNet2DConditionModel, DiffusionPolicy]:
     """The UNet to train and the policy that scores with it, from a pipeline's folder or hub name.
 
     Args:
         pretrained_path: a `StableDiffusionPipeline`, as `save_pretrained` writes it.
         resolution: side of the pictures in pixels; the UNet's own by default.
-        dtype: type of all weights.
+        dtype: type of all weights, such as `torch.bfloat16` or `bfloat16`.
         options: fields of `DiffusionPolicy`, such as `caption_dropout=0.2`.
 
     Raises:
@@ -39,7 +43,10 @@ def load_diffusion_policy(
         found = f"{pretrained_path} has no {', '.join(missing)}"
         raise CapabilityError(f"{found}; expected the folder of a Stable Diffusion 1.x or 2.x pipeline")
     pipeline: Any = StableDiffusionPipeline.from_pretrained(
-        pretrained_path, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False
+        pretrained_path,
+        dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+        safety_checker=None,
+        requires_safety_checker=False,
     )
     unet = pipeline.unet
     if unet.config.addition_embed_type is not None:

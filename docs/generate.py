@@ -1,0 +1,136 @@
+"""Writes the pages that come from the code: `make docs`; tests compare them with the files."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import textwrap
+from dataclasses import MISSING, Field, fields
+from itertools import pairwise
+from pathlib import Path
+
+from omnipref.cli.commands import COMMANDS
+from omnipref.preferences.formats import format_named
+from omnipref.registry import methods_table_markdown
+
+DOCS = Path(__file__).parent
+METHOD = DOCS.parent / "src" / "omnipref" / "methods" / "re_align.py"
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """The string below each field of a dataclass and its bases."""
+    help_of: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0] if base.__module__ != "abc" else ast.Pass()
+        statements = getattr(body, "body", [])
+        for statement, following in pairwise(statements):
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            if isinstance(statement, ast.AnnAssign) and is_text:
+                help_of[ast.unparse(statement.target)] = inspect.cleandoc(following.value.value)
+    return help_of
+
+
+def default_of(field: Field) -> str:
+    """A field's default as code; nothing for a required field."""
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if value is MISSING:
+        return "required"
+    return "" if value in (None, [], {}) else f"`{value}`"
+
+
+def option(field: Field) -> str:
+    """A field as it is written on the command line."""
+    name = field.name.replace("_", "-")
+    return name.upper() if "Positional" in str(field.type) else f"--{name}"
+
+
+def command_line() -> str:
+    """The page of all commands."""
+    lines = [
+        "# Command line",
+        "",
+        "Generated from `omnipref.config` by `make docs`. Every command also takes `--help`, and `--config FILE.yaml`",
+        "with the same names (underscores instead of dashes); flags override the file.",
+    ]
+    for command in COMMANDS:
+        cls = command.config
+        text, _, examples = inspect.cleandoc(cls.__doc__ or "").partition("Examples:\n")
+        help_of = field_help(cls)
+        lines += [
+            "",
+            f"## omnipref {command.name}",
+            "",
+            text.strip(),
+            "",
+            "```bash",
+            textwrap.dedent(examples).strip(),
+            "```",
+        ]
+        rows = [f"| `{option(f)}` | {default_of(f)} | {help_of.get(f.name, '')} |" for f in fields(cls)]
+        if rows:
+            lines += ["", "| option | default | |", "|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def methods() -> str:
+    """The page of all methods."""
+    head = "# Methods\n\nGenerated from `src/omnipref/methods` by `make docs`; `omnipref methods` prints it too.\n"
+    return f"{head}`omnipref reproduce <method>` runs a method's claim.\n\n{methods_table_markdown()}"
+
+
+MARK = "<!-- generated from here on: make docs -->\n"
+
+
+def written(name: str) -> str:
+    """The part of a page above the mark, which people write."""
+    return (DOCS / name).read_text(encoding="utf-8").partition(MARK)[0]
+
+
+def data_formats() -> str:
+    """The page of formats: what is written above the mark, then every format with its examples."""
+    lines = ["", "## Every format"]
+    for line in (DOCS / "format-examples.jsonl").read_text(encoding="utf-8").splitlines():
+        example = json.loads(line)
+        rows = [json.dumps(row, ensure_ascii=False) for row in example["rows"]]
+        note = format_named(example["format"]).note
+        lines += [
+            "",
+            f"### {example['about']}",
+            "",
+            f"`--dataset-format {example['format']}`. {note}",
+            "",
+            "```json",
+            *rows,
+            "```",
+        ]
+    return written("data-formats.md") + MARK + "\n".join(lines) + "\n"
+
+
+def adding_a_method() -> str:
+    """The walk through a method: what is written above the mark, then the method's file."""
+    source = METHOD.read_text(encoding="utf-8") if METHOD.exists() else ""
+    return f"{written('adding-a-method.md')}{MARK}\n```py\n{source}```\n"
+
+
+PAGES = {
+    "adding-a-method.md": adding_a_method,
+    "cli.md": command_line,
+    "data-formats.md": data_formats,
+    "methods.md": methods,
+}
+"""Page to the function that writes it."""
+
+
+def main() -> None:
+    """Write every page, atomically."""
+    for name, page in PAGES.items():
+        temporary = DOCS / f"{name}.new"
+        temporary.write_text(page(), encoding="utf-8")
+        os.replace(temporary, DOCS / name)
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

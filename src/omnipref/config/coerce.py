@@ -1,0 +1,99 @@
+"""Turns a value from YAML or a shell into the type of a field, or says why it cannot."""
+
+from __future__ import annotations
+
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from omnipref.errors import ConfigError, nearest
+
+
+def describe(kind: Any) -> str:
+    """A type in words.
+
+    Example:
+        >>> describe(list[str]), describe(int | None)
+        ('a list of texts', 'a whole number or nothing')
+    """
+    names = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        NoneType: "nothing",
+        dict: "a mapping",
+    }
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is list:
+        return f"a list of {describe(args[0])}s"
+    if origin in (Union, UnionType):
+        return " or ".join(describe(arg) for arg in args)
+    if origin is Literal:
+        return "one of " + ", ".join(str(arg) for arg in args)
+    return names.get(origin or kind, str(kind))
+
+
+def coerce(value: Any, kind: Any, name: str) -> Any:
+    """The value as the field's type.
+
+    A single value stands for a list of one, a whole number for a number, and text that reads as a number for that
+    number (YAML takes `1e-6` for text). Nothing is rounded or guessed.
+
+    Raises:
+        ConfigError: names the field, what was found and what was expected.
+
+    Example:
+        >>> coerce("1e-6", float, "learning_rate"), coerce("a.jsonl", list[str], "dataset")
+        (1e-06, ['a.jsonl'])
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _union(value, args, kind, name)
+    if origin is Literal:
+        return _literal(value, args, name)
+    if origin is list:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return [coerce(item, args[0], f"{name}[{i}]") for i, item in enumerate(items)]
+    if origin is dict and isinstance(value, dict):
+        return {str(key): item for key, item in value.items()}
+    return _plain(value, kind, name)
+
+
+def _union(value: Any, kinds: tuple[Any, ...], kind: Any, name: str) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    for option in kinds:
+        if option is NoneType:
+            continue
+        try:
+            return coerce(value, option, name)
+        except ConfigError:
+            continue
+    raise _wrong(value, kind, name)
+
+
+def _literal(value: Any, options: tuple[Any, ...], name: str) -> Any:
+    if value in options:
+        return value
+    raise ConfigError(f"found `{name}` = {value!r}; {nearest(str(value), map(str, options))}")
+
+
+def _plain(value: Any, kind: Any, name: str) -> Any:
+    try:
+        if isinstance(value, bool) or kind is bool:
+            if kind is bool and isinstance(value, bool):
+                return value
+        elif kind is str and isinstance(value, (str, int, float)):
+            return str(value)
+        elif kind is float and isinstance(value, (str, int, float)):
+            return float(value)
+        elif kind is int and (isinstance(value, (str, int)) or (isinstance(value, float) and value.is_integer())):
+            return int(value)
+    except ValueError:
+        pass
+    raise _wrong(value, kind, name)
+
+
+def _wrong(value: Any, kind: Any, name: str) -> ConfigError:
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    return ConfigError(f"found `{name}` = {shown}; expected {describe(kind)}")

@@ -1,0 +1,106 @@
+"""Objectives from text, for command lines and configuration files: only the public constructors, `+` and `*`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+from collections.abc import Callable
+
+from omnipref.errors import ConfigError, nearest
+from omnipref.objectives.anchors import anchor, sft
+from omnipref.objectives.listwise import plackett_luce
+from omnipref.objectives.objective import Objective
+from omnipref.objectives.pairwise import dpo, gpo, hinge, ipo, orpo, simpo
+from omnipref.objectives.unpaired import bco, kto
+
+_CONSTRUCTORS = (anchor, bco, dpo, gpo, hinge, ipo, kto, orpo, plackett_luce, sft, simpo)
+_GRAMMAR = "a sum such as 0.8*dpo(beta=0.1) + sft()"
+
+
+def constructors() -> dict[str, Callable[..., Objective]]:
+    """The public constructors by name.
+
+    Example:
+        >>> sorted(constructors())[:3]
+        ['anchor', 'bco', 'dpo']
+    """
+    return {function.__name__: function for function in _CONSTRUCTORS}
+
+
+def parse_objective(text: str) -> Objective:
+    """The objective that a text describes; nothing but the constructors is ever called.
+
+    `str(objective)` gives a text that parses back to the same.
+
+    Args:
+        text: a sum of constructors' calls, each with an optional number as factor.
+
+    Raises:
+        ConfigError: not such a sum, or an unknown constructor or argument (proposes the nearest), or a bad value.
+
+    Example:
+        >>> print(parse_objective("0.8 * dpo(beta=0.2) + sft()"))
+        0.8*dpo(beta=0.2) + sft()
+    """
+    try:
+        value = _value(ast.parse(text.strip(), mode="eval").body)
+    except ConfigError as error:
+        raise ConfigError(f"objective {text!r}: {error}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"objective {text!r}: {error}; expected {_GRAMMAR}") from None
+    if not isinstance(value, Objective):
+        raise ConfigError(f"objective {text!r}: found a mere number; expected {_GRAMMAR}")
+    return value
+
+
+def _value(node: ast.expr) -> Objective | float:
+    if isinstance(node, ast.BinOp):
+        return _combined(node)
+    if isinstance(node, ast.Call):
+        return _called(node)
+    value = _constant(node) if isinstance(node, (ast.Constant, ast.UnaryOp)) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"found `{ast.unparse(node)}`; expected a finite number or a call such as dpo()")
+    return value
+
+
+def _combined(node: ast.BinOp) -> Objective | float:
+    left, right = _value(node.left), _value(node.right)
+    if isinstance(node.op, ast.Add) and isinstance(left, Objective) and isinstance(right, Objective):
+        return left + right
+    if isinstance(node.op, ast.Mult) and not isinstance(left, Objective):
+        return left * right
+    if isinstance(node.op, ast.Mult) and not isinstance(right, Objective):
+        return left * right
+    raise ConfigError(f"found {ast.unparse(node)!r}; objectives add to objectives and are multiplied by numbers")
+
+
+def _called(node: ast.Call) -> Objective:
+    known = constructors()
+    name = ast.unparse(node.func)
+    if name not in known:
+        raise ConfigError(f"found constructor `{name}`; {nearest(name, known)}")
+    if any(keyword.arg is None for keyword in node.keywords):
+        raise ConfigError(f"found ** in {ast.unparse(node)!r}; expected named arguments")
+    positional = [_constant(argument) for argument in node.args]
+    named = {str(keyword.arg): _constant(keyword.value) for keyword in node.keywords}
+    signature = inspect.signature(known[name])
+    for argument in named:
+        if argument not in signature.parameters:
+            raise ConfigError(f"{name}(): found argument `{argument}`; {nearest(argument, signature.parameters)}")
+    try:
+        signature.bind(*positional, **named)
+    except TypeError as error:
+        raise ConfigError(f"{name}(): {error}; arguments: {', '.join(signature.parameters)}") from None
+    try:
+        return known[name](*positional, **named)
+    except ConfigError as error:
+        raise ConfigError(f"{name}(): {error}") from None
+
+
+def _constant(node: ast.expr) -> object:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        raise ConfigError(f"found {ast.unparse(node)!r}; expected a number or a quoted text") from None

@@ -1,0 +1,52 @@
+"""One quiet line of progress instead of a printed dictionary per log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+SHOWN = {"loss": "loss", "rewards/accuracies": "acc", "rewards/margins": "margin", "eval_loss": "eval loss"}
+
+
+class ProgressLine(TrainerCallback):
+    """A bar over optimiser steps with loss, accuracy and margin of the last log.
+
+    Args:
+        name: what is trained, in front of the bar.
+    """
+
+    def __init__(self, name: str = "training"):
+        self.name = name
+        self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar."""
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        if self.bar:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Show the latest numbers."""
+        self.shown |= {SHOWN[name]: f"{value:.3f}" for name, value in (logs or {}).items() if name in SHOWN}
+        if self.bar:
+            self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        if self.bar:
+            self.bar.close()
+            self.bar = None
+
+
+def show_progress(trainer: Trainer, name: str = "training") -> None:
+    """Replace transformers' bar and printed logs by `ProgressLine`."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ProgressLine(name))

@@ -1,0 +1,191 @@
+"""Worked numbers of the cards, to six digits; each comment says which card and line they come from."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from objectives.examples import card_scores, likes, pairs, ratio_scores, scored, with_mismatched, with_negative_image
+
+from omnipref.objectives import (
+    Objective,
+    anchor,
+    bco,
+    constructors,
+    debias,
+    difference,
+    dpo,
+    gpo,
+    hinge,
+    ipo,
+    kto,
+    log_ratio,
+    logistic,
+    orpo,
+    plackett_luce,
+    sft,
+    simpo,
+)
+from omnipref.scores import Scores, pair_scores
+
+DIGITS = {"rel": 0, "abs": 5.1e-7}
+
+# Card survey-dpo, property 5 (rho_w = 1, rho_l = -1, lengths 6 and 8); where the card has no number, by hand.
+SURVEY = [
+    (dpo(beta=0.1), 0.598139),
+    (dpo(beta=0.1, label_smoothing=0.1), 0.618139),
+    (dpo(beta=0.1, reduce="mean"), 0.678670),
+    (hinge(beta=0.1), 0.8),
+    (ipo(beta=0.1, reduce="total"), 9.0),
+    (ipo(beta=0.1), 22.168403),
+    (bco(beta=0.1, shift=False), 1.288793),
+    (orpo(beta=0.1), 2.076884),
+    (simpo(beta=2.0, gamma=1.0), 1.501929),
+    (plackett_luce(beta=0.1), 0.598139),
+    (anchor("chosen", beta=0.1), 0.644397),  # log(1 + e^-0.1)
+    (anchor("chosen", beta=0.1, shift=0.05), 0.668460),  # log(1 + e^-0.05)
+    (anchor("rejected", beta=0.1), 0.744397),  # log(1 + e^0.1)
+    (sft(), 2.0),
+    (sft("rejected"), 1.875),
+    (gpo(link="logistic", beta=0.1), 0.598139),
+    (gpo(link="hinge", beta=0.1), 0.8),
+    (gpo(link="square", beta=0.1), 0.64),
+    (gpo(link="exponential", beta=0.1), 0.818731),
+    (gpo(link="truncated_square", beta=0.1), 0.64),
+    (gpo(link="savage", beta=0.1), 0.202649),  # 1 / (1 + e^0.2)^2
+]
+
+
+@pytest.mark.parametrize(("objective", "expected"), SURVEY, ids=lambda value: str(value))
+def test_survey_fixture(objective: Objective, expected: float):
+    assert objective(card_scores()).loss_P.item() == pytest.approx(expected, **DIGITS)
+    assert objective(card_scores(torch.float32)).loss_P.item() == pytest.approx(expected, rel=4e-6)
+
+
+def test_debiased_dpo_of_the_survey_fixture():
+    scores = card_scores()
+    margin = 0.1 * difference(scores, log_ratio(scores), "chosen", "rejected")
+    assert debias(logistic, margin, 0.1).item() == pytest.approx(0.573139, **DIGITS)
+
+
+@pytest.mark.parametrize(("label", "rho", "expected"), [(True, 1.0, 0.487503), (False, -1.0, 0.462570)])
+def test_kto_of_the_survey_fixture(label: bool, rho: float, expected: float):
+    scores = scored(with_mismatched(likes(label)), units=1)
+    logp = torch.tensor([[-10 + rho], [-9.5]], dtype=torch.float64)  # z = 0.5
+    made = Scores(logp, torch.ones(2, 1, dtype=torch.bool), scores.cases, torch.full_like(logp, -10))
+    outcome = kto(beta=0.1)(made)
+    assert outcome.loss_P.item() == pytest.approx(expected, **DIGITS)
+    assert outcome.metrics["kto/kl"].item() == pytest.approx(0.5)
+
+
+def test_kto_weighs_each_class():
+    loss_P = kto(desirable_weight=2.0, undesirable_weight=0.5, baseline="batch")(ratio_scores([1.0], [-0.5])).loss_P
+    z = 0.25
+    gain, loss = (1 / (1 + math.exp(0.1 * value)) for value in (1 - z, z + 0.5))
+    assert loss_P.item() == pytest.approx((2 * gain + 0.5 * loss) / 2)
+    swapped = kto(desirable_weight=0.5, undesirable_weight=2.0, baseline="batch")(ratio_scores([1.0], [-0.6])).loss_P
+    gain, loss = (1 / (1 + math.exp(0.1 * value)) for value in (1 - 0.2, 0.2 + 0.6))
+    assert swapped.item() == pytest.approx((0.5 * gain + 2 * loss) / 2)
+
+
+def test_kto_baseline_is_never_negative():
+    outcome = kto(desirable_weight=2.0, baseline="batch")(ratio_scores([-1.0], [-3.0]))
+    assert outcome.metrics["kto/kl"].item() == 0.0
+    gain, loss = (1 / (1 + math.exp(0.1 * value)) for value in (-1.0, 3.0))
+    assert outcome.loss_P.item() == pytest.approx((2 * gain + loss) / 2)
+
+
+def test_diffusion_kto_example():
+    # Card diffusion-dpo, properties: g = (6e-4, 2e-4, 1e-4, -5e-4), y = (+, -, +, -), beta 1000.
+    outcome = kto(beta=1000.0, baseline="batch")(ratio_scores([6e-4, 1e-4], [2e-4, -5e-4]))
+    assert outcome.metrics["kto/kl"].item() == pytest.approx(1e-4)
+    assert outcome.loss_P.mean().item() == pytest.approx(0.439216, **DIGITS)
+
+
+def test_diffusion_dpo_example_and_its_derivative():
+    # Card diffusion-dpo, example 1; its factor 1/2 goes into the log-likelihood, minus half the error.
+    errors = [torch.tensor([value], dtype=torch.float64) for value in (0.1000, 0.1200, 0.1004, 0.1197)]
+    errors[0].requires_grad_()
+    loss = dpo(beta=2000.0)(pair_scores(*[-error / 2 for error in errors])).loss_P
+    loss.backward()
+    assert loss.item() == pytest.approx(0.403186, **DIGITS)
+    assert errors[0].grad is not None
+    assert errors[0].grad.item() == pytest.approx(331.812228, abs=5e-7)
+
+
+@pytest.mark.parametrize(("shift", "quality", "expected"), [(False, 1.242536, 1.491991), (True, 1.241914, 1.491867)])
+def test_mixed_preference_optimisation(shift: bool, quality: float, expected: float):
+    # Card internvl3-mpo, worked example: rho = 2 and -1, generation loss 0.8; the first batch's shift is 0.05.
+    logp, ref = [torch.tensor(v, dtype=torch.float64) for v in ([[-0.8], [-5.0]], [[-2.8], [-4.0]])]
+    scores = pair_scores(logp[0], logp[1], ref[0], ref[1])
+    mpo = 0.8 * dpo(beta=0.1) + 0.2 * bco(beta=0.1, shift=shift) + sft()
+    outcome = mpo(scores)
+    assert outcome.metrics["dpo/loss"].item() == pytest.approx(0.554355, **DIGITS)
+    assert outcome.metrics["bco/loss"].item() == pytest.approx(quality, **DIGITS)
+    assert outcome.metrics["sft/loss"].item() == pytest.approx(0.8)
+    assert outcome.loss_P.item() == pytest.approx(expected, **DIGITS)
+    assert outcome.reward_N is not None  # weights 0.8 and 0.2 on the same reward
+    assert outcome.reward_N.tolist() == pytest.approx([0.2, -0.1])
+
+
+def test_mixed_preference_optimisation_at_the_start():
+    # Card internvl3-mpo: 0.8 log 2 + 0.2 * 2 log 2, beside the generation loss.
+    mpo = 0.8 * dpo() + 0.2 * bco()
+    assert mpo(ratio_scores([0.0], [0.0])).loss_P.item() == pytest.approx(0.831777, **DIGITS)
+
+
+def test_running_shift_is_the_mean_of_all_batch_means():
+    # Card internvl3-mpo: batches (0.2, -0.1) then (0.3, -0.3) give 0.05 then 0.025.
+    objective = bco(beta=0.1)
+    first = objective(ratio_scores([2.0], [-1.0]))
+    second = objective(ratio_scores([3.0], [-3.0]), first.state)
+    assert first.state["bco/shift"].item() == pytest.approx(0.05)
+    assert second.state["bco/shift"].item() == pytest.approx(0.025)
+    shifted = math.log1p(math.exp(-(0.3 - 0.025))) + math.log1p(math.exp(-0.3 - 0.025))
+    assert second.loss_P.item() == pytest.approx(shifted)
+
+
+def test_exponential_shift():
+    objective = bco(beta=0.1, momentum=0.9)
+    first = objective(ratio_scores([2.0], [-1.0]))
+    second = objective(ratio_scores([3.0], [-3.0]), first.state)
+    assert first.state["bco/shift"].item() == pytest.approx(0.05)
+    assert second.state["bco/shift"].item() == pytest.approx(0.045)
+
+
+@pytest.mark.parametrize(("negative", "expected"), [(0.4, 1.217952), (1.0, 1.247502)])
+def test_text_and_visual_preference(negative: float, expected: float):
+    # Card re-align, example: rho = 1 with the picture, -2 for the rejected answer, 0.4 with the retrieved picture.
+    scores = scored(with_negative_image(pairs(1)), units=1)
+    ref = torch.full((3, 1), -5.0, dtype=torch.float64)
+    logp = ref + torch.tensor([[1.0], [-2.0], [negative]], dtype=torch.float64)
+    made = Scores(logp, torch.ones(3, 1, dtype=torch.bool), scores.cases, ref)
+    objective = dpo(beta=0.1) + dpo(beta=0.1, rejected="chosen@negative_image")
+    assert objective(made).loss_P.item() == pytest.approx(expected, **DIGITS)
+    assert objective(made.with_reference(logp)).loss_P.item() == pytest.approx(1.386294, **DIGITS)
+
+
+LOG2 = math.log(2)
+START = {
+    "dpo": LOG2,
+    "plackett_luce": LOG2,
+    "anchor": LOG2,
+    "gpo": LOG2,
+    "hinge": 1.0,
+    "ipo": 25.0,
+    "kto": 0.5,
+    "bco": 2 * LOG2,
+}
+
+
+@pytest.mark.parametrize("name", sorted(START))
+def test_value_where_policy_is_reference(name: str):
+    scores = scored(with_mismatched(pairs(4)))
+    loss_P = constructors()[name]()(scores.with_reference(scores.logp)).loss_P
+    assert loss_P.tolist() == pytest.approx([START[name]] * 4)
+
+
+def test_every_constructor_with_a_reference_has_a_start_value():
+    with_reference = {name for name, make in constructors().items() if make().needs.reference}
+    assert set(START) == with_reference

@@ -1,0 +1,127 @@
+"""Objectives from text, their text, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from objectives.examples import pairs, scored, with_mismatched
+
+from omnipref.errors import ConfigError
+from omnipref.objectives import Objective, anchor, bco, constructors, dpo, gpo, kto, parse_objective, sft, simpo
+
+SCORES = scored(with_mismatched(pairs(3)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dpo()", dpo()),
+        ("0.8*dpo(beta=0.2) + 0.2 * bco() + sft()", 0.8 * dpo(beta=0.2) + 0.2 * bco() + sft()),
+        ("  (dpo() + sft('rejected')) * 3\n", 3 * (dpo() + sft("rejected"))),
+        (
+            "2 * 0.25 * dpo(rejected='mismatched', label_smoothing=1e-1)",
+            0.5 * dpo(rejected="mismatched", label_smoothing=0.1),
+        ),
+        ("dpo() + 0.5*anchor('chosen', shift=-0.1)", dpo() + 0.5 * anchor("chosen", shift=-0.1)),
+        ("bco(shift=False, momentum=None)", bco(shift=False)),
+        ("-1 * sft()", -1.0 * sft()),
+    ],
+)
+def test_text_means_what_python_means(text: str, expected: Objective):
+    parsed = parse_objective(text)
+    assert str(parsed) == str(expected)
+    assert parsed.needs == expected.needs
+    torch.testing.assert_close(parsed(SCORES).loss_P, expected(SCORES).loss_P)
+
+
+@pytest.mark.parametrize("name", sorted(constructors()))
+def test_every_constructor_round_trips(name: str):
+    assert str(parse_objective(f"{name}()")) == f"{name}()"
+
+
+@given(st.floats(1e-6, 1e6), st.floats(0, 0.49), st.floats(-10, 10))
+def test_settings_round_trip_exactly(beta: float, smoothing: float, weight: float):
+    objective = weight * dpo(beta=beta, label_smoothing=smoothing) + simpo(beta=beta) + gpo(link="savage") + sft("a'b")
+    assert str(parse_objective(str(objective))) == str(objective)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dop()", "did you mean `dpo`?"),
+        ("dpo(bta=0.1)", "dpo(): found argument `bta`; did you mean `beta`?"),
+        ("dpo(0.1)", "dpo(): too many positional arguments; arguments: beta, label_smoothing"),
+        ("dpo(beta=0)", "dpo(): found beta=0; expected a number in (0, inf)"),
+        ("gpo(link='logstic')", "gpo(): found link='logstic'; did you mean `logistic`?"),
+        ("dpo(beta=1e999)", "found beta=inf"),
+        ("dpo", "found `dpo`; expected a finite number or a call such as dpo()"),
+        ("0.5", "found a mere number"),
+        ("dpo() + 1", "objectives add to objectives"),
+        ("dpo() * sft()", "objectives add to objectives"),
+        ("dpo() - sft()", "objectives add to objectives"),
+        ("dpo() / 2", "objectives add to objectives"),
+        ("1e999 * dpo()", "expected a finite number"),
+        ("True * dpo()", "expected a finite number"),
+        ("dpo(**{'beta': 1})", "expected named arguments"),
+        ("dpo(beta=open('x'))", "expected a number or a quoted text"),
+        ("__import__('os').system('true')", "found constructor `__import__('os').system`"),
+        ("dpo().terms", "expected a finite number or a call such as dpo()"),
+        ("dpo(); sft()", "expected a sum such as"),
+        ("dpo(", "expected a sum such as"),
+        ("", "expected a sum such as"),
+        ("(" * 10_000, "expected a sum such as"),
+        ("sft()" + " + sft()" * 20_000, "expected a sum such as"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_refusals(text: str, message: str):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_objective(text)
+
+
+BETA = sorted(set(constructors()) - {"sft"})
+BAD: list[tuple[str, dict[str, Any]]] = [
+    *[
+        (name, {"beta": bad})
+        for name in constructors()
+        if name != "sft"
+        for bad in (0, -0.1, float("nan"), "0.1", True)
+    ],
+    *[("dpo", {"label_smoothing": bad}) for bad in (-0.1, 0.5, 0.9)],
+    ("dpo", {"reduce": "sum"}),
+    ("ipo", {"reduce": "avg"}),
+    ("gpo", {"link": "sigmoid"}),
+    ("simpo", {"gamma": -1.0}),
+    ("kto", {"desirable_weight": -1.0}),
+    ("kto", {"undesirable_weight": float("inf")}),
+    ("kto", {"baseline": ""}),
+    ("bco", {"momentum": 1.0}),
+    ("bco", {"momentum": -0.1}),
+    ("anchor", {"shift": float("nan")}),
+    ("sft", {"role": 3}),
+    *[(name, {"chosen": "rejected"}) for name in ("dpo", "ipo", "gpo", "hinge", "simpo", "orpo")],
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), BAD, ids=str)
+def test_bad_arguments_are_refused_by_name(name: str, arguments: dict[str, Any]):
+    with pytest.raises(ConfigError, match=f"found .*{next(iter(arguments))}"):
+        constructors()[name](**arguments)
+
+
+def test_mixing_with_other_things_is_a_type_error():
+    for wrong in (lambda: dpo() + 1, lambda: dpo() * dpo(), lambda: dpo() * "2"):
+        with pytest.raises(TypeError):
+            wrong()  # type: ignore[operator]
+
+
+def test_needs_are_the_union_of_terms():
+    needs = (dpo(rejected="chosen@negative_image") + kto() + sft("completion")).needs
+    assert needs.roles == {"chosen", "chosen@negative_image", "mismatched", "completion"}
+    assert needs.reference and needs.labels and not needs.lists
+    assert not simpo().needs.reference

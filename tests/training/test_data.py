@@ -1,0 +1,68 @@
+"""What is refused before training, and what is set aside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import factories
+
+from omnipref.errors import DataError, NeedsError
+from omnipref.objectives import dpo, kto, plackett_luce, sft
+from omnipref.objectives.objective import Needs
+from omnipref.policies.autoregressive.load import build_policy
+from omnipref.preferences import Case, pair, ranked, unpaired
+from omnipref.training import check_needs, prepare
+from omnipref.training.data import narrowed
+
+
+@pytest.mark.parametrize(
+    ("objective", "record", "message"),
+    [
+        (dpo(), ranked("a", ["b", "c"], record=5, source="f.jsonl"), r"f.jsonl, record 5: .*`chosen`.*--pairs"),
+        (dpo(), unpaired("a", "b", True, record=2), r"record 2: .*`chosen`"),
+        (dpo(rejected="chosen@negative_image"), pair("a", "b", "c"), r"chosen@negative_image.*omnipref build"),
+        (plackett_luce(), unpaired("a", "b", True), "ranking of two or more"),
+        (kto(), ranked("a", ["b", "c"]), r"mismatched.*omnipref build mismatched|liked and disliked"),
+    ],
+)
+def test_data_that_lack_what_the_objective_reads_are_refused(objective, record, message):
+    with pytest.raises(NeedsError, match=message):
+        check_needs(objective.needs, record)
+
+
+def test_pairs_serve_lists_labels_and_pairs():
+    record = pair("a", "b", "c")
+    for objective in (dpo(), plackett_luce(), kto(baseline="batch"), sft()):
+        check_needs(objective.needs, record)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(NeedsError, match="column `margin`"):
+        check_needs(Needs(columns=frozenset({"margin"})), pair("a", "b", "c", columns={"score": 1.0}))
+
+
+def test_only_cases_that_are_read_are_encoded():
+    record = pair("a", "b", "c").with_case("chosen@negative_image", Case.raw("x", "b"))
+    assert narrowed(record, dpo().needs).roles == ("chosen", "rejected")
+    assert narrowed(record, sft().needs).roles == ("chosen",)
+    both = dpo() + dpo(rejected="chosen@negative_image")
+    assert narrowed(record, both.needs).roles == record.roles
+
+
+def test_a_record_that_cannot_be_encoded_is_set_aside_with_its_reason(tmp_path):
+    model, owner = factories.llama()
+    policy = build_policy(model, owner, max_length=40)
+    records = [pair("short", "a", "b", record=0), pair("long " * 60, "a", "b", record=1, source="f.jsonl")]
+    aside = tmp_path / "aside.jsonl"
+    data = prepare(policy, records, dpo().needs, aside, progress=False)
+    assert len(data) == 1
+    (line,) = [json.loads(row) for row in aside.read_text().splitlines()]
+    assert (line["record"], line["source"], line["field"]) == (1, "f.jsonl", "chosen")
+    assert "at most 40" in line["reason"]
+    with pytest.raises(DataError, match="no record that can be trained on"):
+        prepare(policy, records[1:], dpo().needs, aside, progress=False)
