@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +16,10 @@ import house_rules as rules
 import pytest
 import yaml
 
+from omnipref.build import builder_of
 from omnipref.cli.commands import select
 from omnipref.cli.main import configure
-from omnipref.config import Config, TrainConfig, load_config
+from omnipref.config import BuildConfig, Config, TrainConfig, load_config
 from omnipref.errors import ConfigError
 from omnipref.preferences.fields import Row
 from omnipref.preferences.formats import detect, formats
@@ -35,7 +37,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def parsed(command: str) -> Config | None:
     """The configuration of a command line `omnipref ...`; None for help, `--version` and the like."""
-    words = shlex.split(command)[1:]
+    shell = shlex.split(command)[1:]
+    words = list(takewhile(lambda word: word not in {">", "|", "&&"}, shell))
     if not words or words[0].startswith("-"):
         return None
     return configure(*select(words))
@@ -59,6 +62,8 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for line in [*rules.commands(text, "omnipref"), *launched]:
         config = parsed(line)
         assert config is None or isinstance(config, Config), line
+        for builder in config.builders if isinstance(config, BuildConfig) else ():
+            builder_of(builder, {"sampler": object, "features": object, "seed": int})
 
 
 WRONG = ("omnipref train --lerning-rate 1", "omnipref trian", "omnipref data inspect a --limit b")

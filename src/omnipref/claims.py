@@ -49,6 +49,7 @@ class Run:
         seeds: how many seeds, counted from 0.
         commit: of the code, part of what makes two runs the same.
         fresh: run every arm again.
+        trial: not the claim's protocol; kept as `<slug>.trial.json`, so that the claim's own record stays.
         say: takes each line of progress.
     """
 
@@ -58,7 +59,13 @@ class Run:
     seeds: int
     commit: str = ""
     fresh: bool = False
+    trial: bool = False
     say: Callable[[str], None] = field(default=print)
+
+    @property
+    def kept(self) -> Path:
+        """The file of the result."""
+        return self.folder / f"{self.slug}{'.trial' if self.trial else ''}.json"
 
     def cached(self, arm: str, seed: int) -> Path:
         """The file of one arm and seed; another protocol, option or commit is another file."""
@@ -186,5 +193,5 @@ def run_claim(run: Run, command: str) -> dict[str, Any]:
     """Run a claim, keep `<slug>.json` and return it."""
     arms = run_arms(run)
     result = record(run, arms, judge(run.claim, arms), command)
-    write_text(run.folder / f"{run.slug}.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_text(run.kept, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result

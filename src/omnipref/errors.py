@@ -1,4 +1,4 @@
-"""One root for every error of the library; each class is also a standard exception, so old `except` clauses keep working.
+"""One root for every error of the library; each class is also a standard exception, so `except ValueError` works.
 
 A message says what was found, what was expected and what to do, in that order.
 """

@@ -63,7 +63,7 @@ class Scores:
         extras: what the objective asked for besides: `entropy` `[N, U]`, `ref_entropy`, `kl` ...
 
     Example:
-        >>> scores = pair_scores(torch.tensor([-12.0]), torch.tensor([-15.0]), torch.tensor([-13.0]), torch.tensor([-14.0]))
+        >>> scores = pair_scores(*torch.tensor([[-12.0], [-15.0], [-13.0], [-14.0]]))
         >>> scores.at("chosen", scores.logp.sum(1) - scores.ref_logp.sum(1))
         tensor([1.])
     """

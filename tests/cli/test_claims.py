@@ -130,11 +130,15 @@ def test_only_what_is_missing_is_run(tmp_path: Path):
         ({"method": "baseline", "baseline": "method"}, False, "did not hold"),
         ({"method": "baseline", "baseline": "method", "controls": ("method",), "direction": "down"}, True, "held"),
         ({"controls": ("method_twin",)}, False, "did not hold"),
+        ({"baseline": "close"}, False, "did not hold"),
+        ({"controls": ("close",)}, False, "did not hold"),
+        ({"method": "baseline", "baseline": "baseline_close", "direction": "down"}, False, "did not hold"),
         ({"expected_here": False, "note": "too small"}, True, "not expected at this scale"),
     ],
 )
 def test_verdicts(tmp_path: Path, changes: dict[str, object], held: bool, word: str):
-    GAIN["method_twin"] = 2.0
+    # The gaps of 0.005 lie within the spread of the seeds: their intervals hold zero.
+    GAIN.update({"method_twin": 2.0, "close": 1.995, "baseline_close": 0.005})
     some = claim(**changes)
     verdict = judge(some, run_arms(a_run(tmp_path, some)))
     assert (verdict.held, verdict.word) == (held, word)
@@ -158,7 +162,8 @@ def test_did_not_hold_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_other_options_are_not_the_claim(tmp_path: Path):
     changed = with_options(claim(), {"scale": 0.5})
     assert "Not the claim's protocol: scale=0.5" in changed.note
-    assert run_claim(a_run(tmp_path, changed), "")["effect"] == pytest.approx(1.0, abs=0.05)
+    assert run_claim(a_run(tmp_path, changed, trial=True), "")["effect"] == pytest.approx(1.0, abs=0.05)
+    assert [path.name for path in tmp_path.glob("*.json")] == ["a-method.trial.json"]
 
 
 @pytest.mark.parametrize(

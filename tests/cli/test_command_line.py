@@ -213,7 +213,8 @@ def test_a_name_that_is_no_command_is_refused():
 def test_data_commands_read_and_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = tmp_path / "ranked.jsonl"
     source.write_text(
-        '{"prompt": "\\n\\nHuman: q\\n\\nAssistant: ", "answers": [{"answer": "best", "rank": 1}, {"answer": "mid", "rank": 2}, '
+        '{"prompt": "\\n\\nHuman: q\\n\\nAssistant: ", "answers": [{"answer": "best", "rank": 1}, '
+        '{"answer": "mid", "rank": 2}, '
         '{"answer": "worst", "rank": 3}]}\n'
     )
     out = tmp_path / "pairs.jsonl"

@@ -161,7 +161,10 @@ def test_the_order_of_cases_and_preferences_does_not_matter(method: Method):
 def cases_for(needs: Needs, record: int, response: Any) -> Preference:
     """A preference with every role that is needed; a role behind `@` differs in the prompt."""
     roles = roles_of(needs)
-    prompts = {role: denoising.PROMPTS[(record + role.count("@") * (i + 1)) % 9] for i, role in enumerate(roles)}
+    prompts = {
+        role: denoising.PROMPTS[(record + role.count("@") * (i + 1)) % len(denoising.PROMPTS)]
+        for i, role in enumerate(roles)
+    }
     cases = {
         role: Case.raw(prompts[role], response(record, "chosen" if role.startswith("chosen") else role))
         for role in roles

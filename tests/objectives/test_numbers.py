@@ -189,3 +189,26 @@ def test_value_where_policy_is_reference(name: str):
 def test_every_constructor_with_a_reference_has_a_start_value():
     with_reference = {name for name, make in constructors().items() if make().needs.reference}
     assert set(START) == with_reference
+
+
+# Survey fixture again: rho = 1 and -1, mean log-ratio 1/6 and -1/8, mean log-likelihood -2 and -1.875.
+REWARDS = {
+    "dpo": (0.1, -0.1),
+    "gpo": (0.1, -0.1),
+    "plackett_luce": (0.1, -0.1),
+    "kto": (0.1, -0.1),
+    "bco": (0.1, -0.1),
+    "hinge": (0.05, -0.05),
+    "ipo": (0.1 / 6, -0.1 / 8),
+    "simpo": (-4.0, -3.75),
+    "orpo": (-0.2, -0.1875),
+    "sft": None,
+    "anchor": None,
+}
+
+
+@pytest.mark.parametrize("name", sorted(constructors()))
+def test_rewards_of_the_survey_fixture(name: str):
+    settings = {"baseline": "batch"} if name == "kto" else {}
+    reward_N = constructors()[name](**settings)(card_scores()).reward_N
+    assert (None if reward_N is None else tuple(reward_N.tolist())) == pytest.approx(REWARDS[name])

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
-from pathlib import Path
 
+import factories
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import factories
 
 from omnipref.errors import CapabilityError, DataError
 from omnipref.policies.autoregressive.backbone import positions_of
@@ -125,7 +121,9 @@ def _stock_logps(model, owner, case):
     images = [part.value for message in case.context for part in message.media]
     if case.context[0].role == "raw":
         start = tokenizer(case.context[0].text)["input_ids"]
-        answer = [t for part in case.response[0].parts for t in tokenizer(part.value, add_special_tokens=False).input_ids]
+        answer = [
+            t for part in case.response[0].parts for t in tokenizer(part.value, add_special_tokens=False).input_ids
+        ]
         inputs = {"input_ids": torch.tensor([start])}
         answer.append(tokenizer.eos_token_id)
     else:
@@ -221,7 +219,7 @@ def test_placeholders_that_disagree_with_the_media():
     model, owner = factories.llava()
     policy = build_policy(model, owner)
     record = pair((Message.of("raw", "<image><image> what?", Part("image", factories.picture(0))),), "a", "b", record=3)
-    with pytest.raises(DataError, match="record 3.*placeholders"):
+    with pytest.raises(DataError, match=r"record 3.*placeholders"):
         policy.encode(record)
 
 
@@ -241,7 +239,7 @@ def test_a_model_without_chat_template_says_so():
 
 def test_empty_response_names_the_record():
     model, owner = factories.llama()
-    with pytest.raises(DataError, match="record 4, field `rejected`.*empty response"):
+    with pytest.raises(DataError, match=r"record 4, field `rejected`.*empty response"):
         build_policy(model, owner).encode(pair("a", "b", "  ", record=4))
 
 

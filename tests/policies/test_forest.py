@@ -47,7 +47,9 @@ def test_a_token_sees_its_own_prefix_and_nothing_else(groups, row_tokens):
             b, t = divmod(int(place), width)
             run = placed.run_BT[b, t]
             seen = [
-                j for j in range(t + 1) if placed.ancestor_BGG[b, run, placed.run_BT[b, j]] and placed.case_BT[b, j] >= 0
+                j
+                for j in range(t + 1)
+                if placed.ancestor_BGG[b, run, placed.run_BT[b, j]] and placed.case_BT[b, j] >= 0
             ]
             tokens = [int(cases[placed.case_BT[b, j]][placed.depth_BT[b, j]]) for j in seen]
             assert tokens == sequence[: len(tokens)].tolist()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import factories
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import factories
 
 from omnipref.errors import NeedsError
 from omnipref.policies.autoregressive.load import build_policy

@@ -71,6 +71,66 @@ def test_trl_export_keeps_texts_and_media(name: str, row: dict[str, Any]):
     assert [c.tie for c in back.comparisons] == [c.tie for c in preference.comparisons]
 
 
+WINNERS: dict[str, list[tuple[Any, Any]]] = {
+    "native": [("a", "b")],
+    "trl": [
+        (" blue.", " green."),
+        ("2", "3"),
+        ("a cat", "a dog"),
+        ("a cat", "a dog"),
+        (" blue.", " green."),
+        ("2", "3"),
+    ],
+    "ultrafeedback_binarized": [("2", "3")],
+    "swift": [("2", "3"), ("a cat", "a cat"), ("a cat", "a dog")],
+    "list": [("b", "a"), ("b", "a")],
+    "step_list": [("Step 1: 2.Step 2: 4.", "Step 1: 2.Step 2: 5.")],
+    "tree": [("Step 1. Step 2a. End 1.", "Step 1. Step 2b.")],
+    "hh_rlhf": [("fine, thanks", "go away")],
+    "ultrafeedback": [("10", "9")],
+    "nectar": [("red", "seven")],
+    "rlhf_v": [("a cat", "a dog")],
+    "rlaif_v": [("a cat", "a dog")],
+    "vlfeedback": [("first", "fourth"), ("first", "fourth")],
+    "mmpr": [("a cat", "a dog"), ("no", "yes"), ("2", "3")],
+    "pick_a_pic": [(b"\xff\xd8one", b"\xff\xd8zero")],
+    "hpd_v2": [("1.jpg", "0.jpg"), ("0.jpg", "1.jpg")],
+    "hpd_v2_ranked": [("2.jpg", "4.jpg")],
+    "align_anything": [("2", "3"), ("a cat", "a dog"), ("y", "x"), ("x", "y")],
+    "align_anything_media": [("2.wav", "1.wav")],
+    "align_anything_paths": [("b.png", "w.png")],
+    "align_anything_ti2ti": [("here", "no  yes")],
+    "pku_safe_rlhf": [("b", "a")],
+    "llama_factory": [("a cat", "a dog")],
+    "alpaca_ranking": [("2", "3")],
+    "nemo_rl": [("2", "3")],
+}
+LABELLED = {"trl_unpaired", "trl_stepwise", "swift_unpaired", "llama_factory_kto", "alpaca_kto"}
+
+
+def test_the_right_answer_wins_in_every_format():
+    def said(preference: Preference, role: str) -> Any:
+        case = preference.cases[role]
+        return case.text or case.response[0].media[0].value
+
+    found = {}
+    for name in set(ROWS) - LABELLED:
+        best = [to_pairs(convert(name, row), "best_vs_worst")[0] for row in ROWS[name]]
+        found[name] = [(said(one, "chosen"), said(one, "rejected")) for one in best]
+    assert found == WINNERS
+
+
+def test_likes_keep_their_sign():
+    found = {name: [list(convert(name, row).labels.values()) for row in ROWS[name]] for name in LABELLED}
+    assert found == {
+        "trl_unpaired": [[True], [False]],
+        "trl_stepwise": [[True, False]],
+        "swift_unpaired": [[True]],
+        "llama_factory_kto": [[True]],
+        "alpaca_kto": [[False]],
+    }
+
+
 SWAPS = {
     "align_anything": ("response_1", "response_2", "overall_response", {1: 2, 2: 1}),
     "align_anything_media": ("response_1", "response_2", "overall_audio", {1: 2, 2: 1}),

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import factories
+import pytest
 
 from omnipref.errors import DataError, NeedsError
 from omnipref.objectives import dpo, kto, plackett_luce, sft

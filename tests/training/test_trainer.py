@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
 from pathlib import Path
 
+import factories
 import pytest
 import torch
 from transformers import TrainingArguments, set_seed
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import factories
 
 from omnipref.errors import NonFiniteError, OmniprefError
 from omnipref.objectives import bco, dpo, sft
@@ -66,7 +63,9 @@ def test_first_step_has_the_values_of_an_untrained_policy_and_trl_names(tmp_path
     assert first["rewards/margins"] == 0 and first["rewards/accuracies"] == 0.5
     names = {"loss", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "grad_norm", "sft/loss"}
     assert names <= set(first)
-    assert first["loss"] == pytest.approx(0.8 * first["dpo/loss"] + 0.2 * first["bco/loss"] + first["sft/loss"], abs=1e-5)
+    assert first["loss"] == pytest.approx(
+        0.8 * first["dpo/loss"] + 0.2 * first["bco/loss"] + first["sft/loss"], abs=1e-5
+    )
 
 
 def test_training_prefers_the_chosen_responses(tmp_path):
@@ -162,7 +161,7 @@ def test_a_full_disk_names_the_last_complete_checkpoint(tmp_path, monkeypatch):
         write(self, output_dir)
 
     monkeypatch.setattr(PreferenceTrainer, "_save_optimizer_and_scheduler", full)
-    with pytest.raises(OmniprefError, match="disk is full.*checkpoint-2"):
+    with pytest.raises(OmniprefError, match=r"disk is full.*checkpoint-2"):
         trainer.train()
     monkeypatch.undo()
     resumed = make(tmp_path)

@@ -19,7 +19,7 @@ from omnipref.worlds.train_pictures import Recipe, _encode, _pixels, main, train
 def shipped() -> tuple[Any, Any]:
     transformers = pytest.importorskip("transformers")
     folder = worlds.base_model_path()
-    model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype="float32").eval()
+    model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     return model, transformers.AutoProcessor.from_pretrained(folder)
 
 
@@ -30,6 +30,7 @@ def measured(shipped: tuple[Any, Any]) -> Measured:
 
 def test_auto_classes_find_the_real_classes(shipped: tuple[Any, Any]) -> None:
     assert [type(part).__name__ for part in shipped] == ["LlavaForConditionalGeneration", "LlavaProcessor"]
+    assert shipped[0].dtype == torch.float32
     size = sum(file.stat().st_size for file in worlds.base_model_path().iterdir())
     assert size < 2.5e6
 

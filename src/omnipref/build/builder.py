@@ -12,6 +12,7 @@ import numpy as np
 from omnipref.errors import DataError
 from omnipref.preferences import RAW, Case, Comparison, Message, Preference
 
+
 @dataclass(frozen=True)
 class Built:
     """What a builder made, and the records it could not use, each as an error with its reason."""
@@ -106,7 +107,9 @@ def case_of(record: Preference, role: str) -> Case:
         DataError: there is none.
     """
     if role not in record.cases:
-        raise DataError(f"roles {', '.join(record.roles)}", f"a case `{role}`", cure="name one of these roles", field=role)
+        raise DataError(
+            f"roles {', '.join(record.roles)}", f"a case `{role}`", cure="name one of these roles", field=role
+        )
     return record.cases[role]
 
 

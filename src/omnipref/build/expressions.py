@@ -109,7 +109,9 @@ class _Reader:
         signature = inspect.signature(function)
         unknown = [name for name in named if name not in signature.parameters]
         if unknown:
-            raise ConfigError(f"found no option `{unknown[0]}` of `{function.__name__}`; {nearest(unknown[0], signature.parameters)}")
+            raise ConfigError(
+                f"found no option `{unknown[0]}` of `{function.__name__}`; {nearest(unknown[0], signature.parameters)}"
+            )
         try:
             bound = signature.bind_partial(*positional, **named)
         except TypeError as error:
@@ -134,9 +136,7 @@ _NODES: Mapping[type, Callable[[_Reader, Any], Any]] = {
     ast.Name: lambda reader, node: reader.name(node),
     ast.Call: lambda reader, node: reader.called(node),
     ast.UnaryOp: lambda reader, node: _operator(reader, node)(reader.value(node.operand)),
-    ast.BinOp: lambda reader, node: _operator(reader, node)(
-        _made(reader, node.left), _made(reader, node.right)
-    ),
+    ast.BinOp: lambda reader, node: _operator(reader, node)(_made(reader, node.left), _made(reader, node.right)),
 }
 
 

@@ -152,9 +152,7 @@ class _Try:
         pictures = [self.near[attempt].value, *pictures_of(self.case)[1:]]
         queue = iter(pictures)
         media = [part for message in self.case.context for part in message.media]
-        return self.case.replace_media(
-            [next(queue) if part.type == "image" else part.value for part in media]
-        ).context
+        return self.case.replace_media([next(queue) if part.type == "image" else part.value for part in media]).context
 
     def pair(self, filled: str, attempt: int) -> Preference:
         """The accepted record."""
@@ -183,7 +181,9 @@ def _filled(
 
 def _refused(one: _Try) -> DataError:
     error = DataError(
-        f"{len(one.near)} neighbours, none with an accepted text", "one", cure="raise k, or sample at a higher temperature"
+        f"{len(one.near)} neighbours, none with an accepted text",
+        "one",
+        cure="raise k, or sample at a higher temperature",
     )
     return placed(error, one.record)
 

@@ -72,7 +72,9 @@ def random_image(seed: int = 0, role: str = "chosen") -> Builder:
             shown = pictures_of(case_of(record, role))
             keys = {media_key(value) for value in shown}
             if len(keys | {picture.key for picture in pictures[: len(keys) + 1]}) <= len(keys):
-                raise DataError("no other picture in the pool", "at least two different ones", cure="build from more records")
+                raise DataError(
+                    "no other picture in the pool", "at least two different ones", cure="build from more records"
+                )
             rng = generator(seed, "random_image", record.record)
             taken = [_drawn(pictures, keys, rng) for _ in shown]
             facts = {"seed": seed, "picture_of_record": [picture.record for picture in taken]}
@@ -175,5 +177,3 @@ def flip(builder: Builder, seed: int = 0, role: str = "chosen") -> Builder:
         return [made_by(new, "flip", seed=seed, flipped=heads)]
 
     return builder >> each("flip", change)
-
-

@@ -108,7 +108,9 @@ def index_of(pool: Sequence[Preference], features: Features) -> Index:
         raise DataError("no picture in any record", "at least two", cure="use text builders for these records")
     raw_MD = features([picture.value for picture in pictures])
     mean_D = raw_MD.mean(0)
-    return Index(pictures, normalize(raw_MD - mean_D, dim=1), lambda values: normalize(features(values) - mean_D, dim=1))
+    return Index(
+        pictures, normalize(raw_MD - mean_D, dim=1), lambda values: normalize(features(values) - mean_D, dim=1)
+    )
 
 
 def similar_image(
@@ -123,7 +125,7 @@ def similar_image(
     Args:
         features: such as `vision_features(model, processor)`.
         k: neighbours to try.
-        upper: cosine (of centred features) above which a picture counts as a duplicate, for which the answer is also true.
+        upper: cosine (of centred features) above which a picture is a duplicate, for which the answer is true too.
         accept: `(record, picture) -> bool`, False where the answer is true of the neighbour too.
         role: the case that is repeated.
 

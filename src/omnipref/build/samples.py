@@ -111,7 +111,9 @@ def pairs(
         made = to_pairs(record, policy, margin=margin, max_per_prompt=max_per_prompt, seed=seed)
         if not made:
             scores = sorted({value for name, value in record.columns.items() if name.startswith("score/")})
-            found = f"{len(record.cases)} response(s) of scores {', '.join(f'{score:g}' for score in scores) or 'unknown'}"
+            found = (
+                f"{len(record.cases)} response(s) of scores {', '.join(f'{score:g}' for score in scores) or 'unknown'}"
+            )
             raise DataError(found, f"two that differ by {margin:g} or more" if margin else "two that differ")
         return [made_by(one, "pairs", policy=policy) for one in made]
 

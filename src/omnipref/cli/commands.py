@@ -48,7 +48,7 @@ COMMANDS = (
     Command(name="data inspect", config=configs.InspectConfig, target="omnipref.cli.data:inspect"),
     Command(name="data convert", config=configs.ConvertConfig, target="omnipref.cli.data:convert"),
     Command(name="data pairs", config=configs.PairsConfig, target="omnipref.cli.data:pairs"),
-    Command(name="build", config=configs.BuildConfig, target="omnipref.build.run:run", resumes=True),
+    Command(name="build", config=configs.BuildConfig, target="omnipref.build:run", resumes=True),
     Command(name="sample", config=configs.SampleConfig, target="omnipref.policies.sample_files:run", resumes=True),
     Command(name="score", config=configs.ScoreConfig, target="omnipref.training.scoring:score", resumes=True),
     Command(name="eval", config=configs.EvalConfig, target="omnipref.evaluation.run:evaluate"),

@@ -41,9 +41,10 @@ def reproduce(config: ReproduceConfig) -> None:
                 seeds=seeds,
                 commit=commit(),
                 fresh=config.fresh,
+                trial=bool(config.options),
             )
             show(console, claim, run_claim(run, shlex.join(["omnipref", *sys.argv[1:]])))
-            print(f"Kept in {Path(config.output_dir) / f'{card.slug}.json'}\n")
+            print(f"Kept in {run.kept}\n")
         except OmniprefError as error:
             failures.append(f"{card.slug}: {error}")
     if failures:
@@ -65,15 +66,20 @@ def chosen(config: ReproduceConfig) -> list[Card]:
 
 
 def show(console: Console, claim: Claim, result: Mapping[str, Any]) -> None:
-    """The table of a claim and what it means."""
-    names = (claim.metric, *claim.show)
-    table = Table("arm", *names, f"method - arm ({claim.metric})", box=None, pad_edge=False, header_style="bold")
+    """The tables of a claim and what they mean."""
+    main = Table("arm", "role", claim.metric, "method - arm", box=None, pad_edge=False, header_style="bold")
+    also = Table("arm", *claim.show, box=None, pad_edge=False, header_style="bold")
     for arm in claim.arms:
-        cells = [spread([numbers[name] for numbers in result["arms"][arm]]) for name in names]
+        numbers = result["arms"][arm]
         effect = result["effects"].get(arm)
-        table.add_row(f"{arm} ({role(claim, arm)})", *cells, interval(effect) if effect else "")
-    console.print(table)
-    console.print(sentence(claim, result), markup=False, highlight=False)
+        value = spread([one[claim.metric] for one in numbers])
+        main.add_row(arm, role(claim, arm), value, interval(effect) if effect else "")
+        also.add_row(arm, *(spread([one[name] for one in numbers]) for name in claim.show))
+    console.print(main)
+    if claim.show:
+        console.print("\nAlso measured, deciding nothing:")
+        console.print(also)
+    console.print(f"\n{sentence(claim, result)}", markup=False, highlight=False)
 
 
 def role(claim: Claim, arm: str) -> str:

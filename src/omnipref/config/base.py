@@ -13,7 +13,7 @@ Layout = Literal["forest", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ABC):  # noqa: B024 - commands derive from it, and none of its methods must be overridden
+class Config(ABC):
     """A command's values: frozen, typed, printable, saved beside what the command wrote.
 
     A subclass's docstring and the strings below its fields are the command's `--help`.

@@ -59,6 +59,10 @@ class TrainConfig(Records):
     layout: Layout = "forest"
     """`forest` shares the tokens and pictures that cases have in common; `rows` scores each case alone."""
 
+    policy_args: dict[str, Any] = field(default_factory=dict)
+    """Further settings of the policy: `truncate` of a text policy, `caption_dropout` or `resolution` of a diffusion
+    policy ..."""
+
     per_device_train_batch_size: int = 8
     """Preferences per device and step."""
     per_device_eval_batch_size: int = 8

@@ -62,7 +62,7 @@ def build_preferences(model: Any, processor: Any, count: int, seed: int, *, prog
     """
     pictures = alignment_pictures(count, seed)
     prompts = [prompt_only(describing(picture), record=number) for number, picture in enumerate(pictures)]
-    sampler = LocalSampler(model, processor, max_new_tokens=24, batch_size=768, seed=seed, progress=progress)
+    sampler = LocalSampler(model, processor, max_new_tokens=24, batch_size=384, seed=seed, progress=progress)
     judged = best_vs_worst(sampler, truthfulness(pictures), n=SAMPLES, margin=MALFORMED)(prompts)
     built = flip(random_image(seed), seed)(judged.preferences, pool=prompts)
     return DemoData(built.preferences, count, len(judged.dropped))

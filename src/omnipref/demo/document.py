@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from omnipref.demo import arms as rows
 from omnipref.demo.arms import DemoArm
 from omnipref.demo.measure import METRICS, Measured
-from omnipref.evaluation import Answer, Arm, Contrast, Curve, Exhibit, Report, png_base64, run_facts
+from omnipref.evaluation import Answer, Arm, Contrast, Curve, Exhibit, Metric, Report, png_base64, run_facts
+from omnipref.evaluation.findings import verdict
 from omnipref.worlds import Picture, hallucinated, mentioned
 
 CONTRASTS = (
@@ -20,12 +21,12 @@ CONTRASTS = (
 CURVES = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen")
 EXHIBITS = 8
 NOTES = (
-    "The judge counts hallucinated objects only, so saying less is a shortcut that text DPO can take; coverage and "
-    "words show whether it did.",
-    "Controls decide what a gain is due to. What the anchor, the coin or the lower rate give as well is regularisation, "
-    "not attention to the picture.",
-    "One seed; the intervals are over test pictures and leave out the chance of training. `omnipref reproduce re-align` "
-    "repeats the comparison over seeds.",
+    "The judge counts hallucinated objects only, so saying less is a shortcut that text DPO can take; coverage "
+    "and words show whether it did.",
+    "Controls decide what a gain is due to. What the anchor, the coin or the lower rate give as well is "
+    "regularisation, not attention to the picture.",
+    "One seed; the intervals are over test pictures and leave out the chance of training. "
+    "`omnipref reproduce re-align` repeats the comparison over seeds.",
 )
 
 
@@ -67,7 +68,7 @@ def demo_report(
 
 
 def _summary(arms: Sequence[DemoArm], measured: Mapping[str, Measured]) -> str:
-    """What happened to hallucination and coverage, arm by arm, from the numbers."""
+    """What happened to hallucination and coverage, and to what the visual term's gains are due, from the numbers."""
     before = measured[rows.BASE.key].estimates()
     parts = []
     for arm in arms:
@@ -78,7 +79,36 @@ def _summary(arms: Sequence[DemoArm], measured: Mapping[str, Measured]) -> str:
                 f"{after['chair_i'].value:.1%} and coverage from {before['coverage'].value:.0%} to "
                 f"{after['coverage'].value:.0%}"
             )
-    return "; ".join(parts) + "." if parts else "The base model, before any training."
+    said = "; ".join(parts) + "." if parts else "The base model, before any training."
+    needed = {rows.TEXT.key, rows.VISUAL.key, rows.ANCHOR.key, rows.FLIPPED.key}
+    return f"{said} {_attribution(measured)}" if needed <= set(measured) else said
+
+
+def _attribution(measured: Mapping[str, Measured]) -> str:
+    """The visual term's gains over text DPO: due to the pictures where it also beats both controls."""
+    gained, due = (
+        [metric.label for metric in METRICS if all(_beats(metric, measured, control) for control in controls)]
+        for controls in ((rows.TEXT,), (rows.TEXT, rows.ANCHOR, rows.FLIPPED))
+    )
+    if not gained:
+        return "The visual term adds nothing to text DPO that these pictures can show."
+    shared = [label for label in gained if label not in due]
+    said = f"Of what the visual term adds to text DPO, {_list(due)} is due to the pictures" if due else ""
+    if shared:
+        said += f"{', while ' if said else ''}{_list(shared)} comes with a control as well"
+    return said[0].upper() + said[1:] + "."
+
+
+def _list(labels: Sequence[str]) -> str:
+    return " and ".join(labels)
+
+
+def _beats(metric: Metric, measured: Mapping[str, Measured], control: DemoArm) -> bool:
+    own, other = measured[rows.VISUAL.key], measured[control.key]
+    return bool(metric.better) and (
+        verdict(metric, own.estimates()[metric.key], other.estimates()[metric.key], own.minus(other)[metric.key]).better
+        > 0
+    )
 
 
 def _curve(panel: str, arm: DemoArm, log: Sequence[Mapping[str, float]]) -> list[Curve]:

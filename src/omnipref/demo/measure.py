@@ -11,7 +11,7 @@ import numpy as np
 
 from omnipref.build import occlude, random_image
 from omnipref.demo.data import describing
-from omnipref.evaluation import Estimate, Metric, bootstrap
+from omnipref.evaluation import Estimate, Metric, bootstrap, chair, parse_yes_no
 from omnipref.policies.policy import Policy
 from omnipref.policies.sampling import LocalSampler
 from omnipref.preferences import Case, Message, Part, Preference
@@ -106,31 +106,29 @@ def measure(
     """
     greedy = LocalSampler(model, processor, max_new_tokens=24, temperature=0.0, batch_size=512, progress=False)
     captions = [answers[0] for answers in greedy([describing(picture) for picture in pictures])]
-    columns = _caption_columns(captions, pictures)
-    columns |= _probe(greedy, pictures, seed) | _sensitivity(model, policy, pictures, aside, seed)
+    columns = _caption_columns(captions, pictures) | _probe(greedy, pictures, seed)
+    columns |= _sensitivity(model, policy, pictures, aside, seed)
     return Measured(tuple(captions), {name: [float(value) for value in values] for name, values in columns.items()})
 
 
-def _caption_columns(captions: Sequence[str], pictures: Sequence[Picture]) -> dict[str, list[float]]:
-    named = [set(mentioned(caption)) for caption in captions]
-    true = [set(picture.scene.kinds) for picture in pictures]
-    wrong = [len(names - kinds) for names, kinds in zip(named, true, strict=True)]
+def _caption_columns(captions: Sequence[str], pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
+    counts = chair(
+        [set(mentioned(caption)) for caption in captions], [set(picture.scene.kinds) for picture in pictures], captions
+    )
     return {
-        "one": [1.0] * len(pictures),
-        "hallucinated": [float(count) for count in wrong],
-        "any_hallucinated": [float(count > 0) for count in wrong],
-        "mentioned": [float(len(names)) for names in named],
-        "found": [float(len(names & kinds)) for names, kinds in zip(named, true, strict=True)],
-        "present": [float(len(kinds)) for kinds in true],
-        "malformed": [float(not well_formed(caption)) for caption in captions],
-        "words": [float(len(caption.split())) for caption in captions],
+        "one": np.ones(len(pictures)),
+        "hallucinated": counts.hallucinated,
+        "any_hallucinated": counts.hallucinated > 0,
+        "mentioned": counts.mentioned,
+        "found": counts.found,
+        "present": counts.present,
+        "malformed": np.array([not well_formed(caption) for caption in captions]),
+        "words": np.array([len(caption.split()) for caption in captions]),
     }
 
 
 def _probe(greedy: LocalSampler, pictures: Sequence[Picture], seed: int) -> dict[str, np.ndarray]:
     """POPE's protocol; source: arXiv 2305.10355, section 4."""
-    from omnipref.evaluation import parse_yes_no
-
     questions = pope_questions([picture.scene for picture in pictures], SPLIT, seed)
     contexts = [(Message.of("user", Part("image", pictures[q.picture].image), q.text),) for q in questions]
     said = [parse_yes_no(answers[0]) for answers in greedy(contexts)]
@@ -144,7 +142,7 @@ def _probe(greedy: LocalSampler, pictures: Sequence[Picture], seed: int) -> dict
 
 def _sensitivity(
     model: Any, policy: Policy, pictures: Sequence[Picture], aside: Path, seed: int
-) -> dict[str, list[float]]:
+) -> dict[str, np.ndarray]:
     gold = [
         Preference({"gold": Case.chat(describing(picture), truthful_caption(picture.scene))}, record=number)
         for number, picture in enumerate(pictures)
@@ -157,5 +155,5 @@ def _sensitivity(
     for name, builder in builders.items():
         scored = score_preferences(policy, model, builder(gold).preferences, batch_size=64, aside=aside, progress=False)
         logps = [{case.role: case.logp for case in cases} for cases in scored]
-        columns[name] = [logp["gold"] - logp["gold@negative_image"] for logp in logps]
+        columns[name] = np.array([logp["gold"] - logp["gold@negative_image"] for logp in logps])
     return columns

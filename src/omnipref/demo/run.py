@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from omnipref.config import DemoConfig
-from omnipref.demo.arms import ARMS, BASE, DemoArm
+from omnipref.demo.arms import ARMS, BASE, TEXT, DemoArm
 from omnipref.demo.data import DemoData, build_preferences
 from omnipref.demo.document import demo_report
 from omnipref.demo.measure import METRICS, Measured, measure
@@ -57,7 +57,9 @@ def run(config: DemoConfig) -> Path:
     arms = chosen_arms(config.arms)
     folder, sizes = Path(config.output_dir), Sizes.of(config.size)
     settings = {"protocol": PROTOCOL, "seed": config.seed, **asdict(sizes)}
-    console.print(f"[bold]1/3[/] preferences from {sizes.pictures} pictures, described by the model that will be aligned")
+    console.print(
+        f"[bold]1/3[/] preferences from {sizes.pictures} pictures, described by the model that will be aligned"
+    )
     preferences = _preferences(folder / "preferences.jsonl", sizes, config.seed, settings, console)
     pictures = test_pictures(sizes.test, config.seed)
     console.print(f"[bold]2/3[/] {len(arms)} models, each measured on {sizes.test} fresh pictures")
@@ -74,7 +76,8 @@ def run(config: DemoConfig) -> Path:
     console.print("[bold]3/3[/] report")
     report = demo_report(arms, measured, logs, pictures, _command(config), config.seed)
     page = write_report(report, folder)
-    summary_figure(report, folder / "summary.png")
+    shown = [row.name for row in report.rows if row.group == TEXT.group]
+    summary_figure(report, folder / "summary.png", after=shown, metrics=("chair_i", "coverage", "image_sensitivity"))
     print_table(report.rows, METRICS, caption=f"Intervals: {report.interval}.", console=console)
     console.print(f"\n{report.summary}\nReport: [bold]{page}[/] ({time.monotonic() - started:.0f} s)")
     return page
@@ -116,9 +119,7 @@ def _data(pictures: int, seed: int) -> DemoData:
     return build_preferences(model, processor, pictures, seed, progress=False)
 
 
-def _preferences(
-    path: Path, sizes: Sizes, seed: int, settings: dict[str, Any], console: Console
-) -> list[Preference]:
+def _preferences(path: Path, sizes: Sizes, seed: int, settings: dict[str, Any], console: Console) -> list[Preference]:
     settings_file = path.with_suffix(".settings.json")
     if path.exists() and _read_json(settings_file) == settings:
         console.print(f"  kept from before: {path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging
 
@@ -67,6 +68,7 @@ def train_arm(
             seed=seed,
             report_to="none",
             disable_tqdm=True,
+            dataloader_pin_memory=torch.accelerator.is_available(),
         ),
         policy=policy,
         objective=objective,

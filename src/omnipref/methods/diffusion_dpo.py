@@ -14,8 +14,7 @@ Released code: github.com/SalesforceAIResearch/DiffusionDPO has means of squares
     launch scripts; a rate of 1e-8 times the 2048 pairs, 500 steps of warm-up of 2000 (SDXL: 200, Adafactor); captions
     dropped with probability 0.2 and pictures flipped at random, each on its own.
 Here: the code's form, which is `dpo(beta=beta/2)` on a diffusion policy's scores and nothing else. 16 devices make the
-    code's batch of 2048. Pictures are never flipped; captions are dropped if the policy is loaded with
-    `load_diffusion_policy(path, caption_dropout=0.2)`.
+    code's batch of 2048. Captions are dropped as in the code, the same for both pictures; pictures are never flipped.
 Why: a mean does not depend on the size of the latents (beta/2 = 2500 equals beta T omega = 0.153 at 512 pixels). A
     flip that differs between winner and loser is a difference nobody preferred, and without it latents can be kept.
 """
@@ -49,6 +48,7 @@ def diffusion_dpo(*, beta: float = 5000.0, learning_rate: float = 2.048e-5) -> M
             "gradient_accumulation_steps": 128,
             "weight_decay": 0.01,
             "max_grad_norm": 1.0,
+            "policy_args": {"caption_dropout": 0.2},
         },
     )
 

@@ -73,8 +73,8 @@ def _start(output: Path, folder: Path, settings: Mapping[str, Any]) -> None:
         changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if changed:
             raise ConfigError(
-                f"found parts of an interrupted run with other values of {', '.join(changed)} in {folder}; expected the "
-                "same. To mend: use the old values to continue it, or delete the folder to start anew"
+                f"found parts of an interrupted run with other values of {', '.join(changed)} in {folder}; expected "
+                "the same. To mend: use the old values to continue it, or delete the folder to start anew"
             )
         return
     with atomic(note) as file:

@@ -75,7 +75,8 @@ def _record(raw: Raw) -> Preference:
 def _resolved(context: tuple[Message, ...], folder: Path | None) -> tuple[Message, ...]:
     """Relative paths of media start at the file's folder."""
     return tuple(
-        Message(message.role, tuple(Part(part.type, _path(part, folder)) for part in message.parts)) for message in context
+        Message(message.role, tuple(Part(part.type, _path(part, folder)) for part in message.parts))
+        for message in context
     )
 
 

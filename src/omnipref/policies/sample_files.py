@@ -1,4 +1,4 @@
-"""`omnipref sample`: responses to the prompts of a file, in parts, so that an interrupted run goes on to the same file."""
+"""`omnipref sample`: responses to the prompts of a file, in parts: an interrupted run goes on to the same file."""
 
 from __future__ import annotations
 

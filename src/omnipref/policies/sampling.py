@@ -184,14 +184,13 @@ class _InverseCumulative(LogitsProcessor):
     def __init__(self, uniform_RT: Tensor, prompt: int):
         self.uniform_RT, self.prompt = uniform_RT, prompt
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
         cumulative_RV = scores.float().softmax(-1).cumsum(-1)
         uniform_R = self.uniform_RT[:, input_ids.shape[1] - self.prompt].to(scores.device)
         # The factor keeps rounding from passing the last token of positive probability.
         threshold_R = uniform_R * cumulative_RV[:, -1] * (1 - 1e-6)
         token_R = (cumulative_RV > threshold_R[:, None]).int().argmax(-1)
-        drawn = torch.full_like(scores, -float("inf")).scatter(1, token_R[:, None], 0.0)
-        return drawn  # type: ignore[return-value]
+        return torch.full_like(scores, -float("inf")).scatter(1, token_R[:, None], 0.0)
 
 
 def _left(rows: Sequence[Tensor], width: int, fill: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server (vLLM, SGLang, TGI, `transformers serve`): requests in parallel, and sampling through it."""
+"""Any OpenAI-compatible server (vLLM, SGLang, TGI, `transformers serve`): parallel requests, and sampling."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ class Server:
             raise CapabilityError("asking a server needs its client: pip install 'omnipref[serve]'") from None
         if not is_url(self.url):
             raise ConfigError(f"found server address {self.url!r}; expected one such as http://localhost:8000/v1")
-        key = {"api_key": self.api_key} if self.api_key else _environment_key()
-        return OpenAI(base_url=self.url, max_retries=self.retries, timeout=self.timeout, **key)
+        key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
+        return OpenAI(base_url=self.url, max_retries=self.retries, timeout=self.timeout, api_key=key)
 
     def _one(self, client: Any, chat: bool, body: dict[str, Any], options: Mapping[str, Any]) -> str | _Failure:
         from openai import OpenAIError
@@ -161,10 +161,6 @@ class ServerSampler:
 
 def _rows(answers: Sequence[Any], n: int) -> list[list[Any]]:
     return [list(answers[start : start + n]) for start in range(0, len(answers), n)]
-
-
-def _environment_key() -> dict[str, str]:
-    return {} if os.environ.get("OPENAI_API_KEY") else {"api_key": "none"}
 
 
 def _server_error(server: Server, answers: Sequence[Any], reasons: Mapping[int, str]) -> ServerError:

@@ -6,6 +6,7 @@ all one `Preference`; what differs is which cases it holds and which comparisons
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -199,7 +200,10 @@ def _response(context: tuple[Message, ...], text: str | Part) -> tuple[Message, 
 def pair(prompt: str | Iterable[Message], chosen: str | Part, rejected: str | Part, **fields: Any) -> Preference:
     """A preference between two responses to one prompt; a string prompt takes no chat template."""
     context = _context(prompt)
-    cases = {"chosen": Case(context, _response(context, chosen)), "rejected": Case(context, _response(context, rejected))}
+    cases = {
+        "chosen": Case(context, _response(context, chosen)),
+        "rejected": Case(context, _response(context, rejected)),
+    }
     return Preference(cases, (Comparison("chosen", "rejected"),), **fields)
 
 
@@ -208,11 +212,13 @@ def ranked(prompt: str | Iterable[Message], responses: Iterable[str | Part], **f
     context = _context(prompt)
     cases = {f"response_{k}": Case(context, _response(context, text)) for k, text in enumerate(responses)}
     roles = list(cases)
-    comparisons = tuple(Comparison(better, worse) for better, worse in zip(roles, roles[1:], strict=False))
+    comparisons = tuple(Comparison(better, worse) for better, worse in itertools.pairwise(roles))
     return Preference(cases, comparisons, **fields)
 
 
 def unpaired(prompt: str | Iterable[Message], completion: str | Part, label: bool, **fields: Any) -> Preference:
     """One response that was liked or not, as role `completion`."""
     context = _context(prompt)
-    return Preference({"completion": Case(context, _response(context, completion))}, labels={"completion": label}, **fields)
+    return Preference(
+        {"completion": Case(context, _response(context, completion))}, labels={"completion": label}, **fields
+    )

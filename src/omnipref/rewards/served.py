@@ -79,11 +79,15 @@ def server_reward(
     Raises:
         ServerError: when called, if no request at all was answered.
     """
-    task = f'Judge {criterion}. End with one line "Score: N", where N is a number from {low:g} (worst) to {high:g} (best).'
+    task = (
+        f'Judge {criterion}. End with one line "Score: N", where N is a number from {low:g} (worst) to {high:g} (best).'
+    )
 
     def score(cases: Sequence[Case]) -> list[float]:
         contexts = [_question(case.context, task, {"Answer": case}) for case in cases]
-        found = _read(server, contexts, [(case,) for case in cases], lambda reply: _number(reply, low, high), quarantine)
+        found = _read(
+            server, contexts, [(case,) for case in cases], lambda reply: _number(reply, low, high), quarantine
+        )
         return [(value - low) / (high - low) for value in found]
 
     return Reward((RewardTerm("server_reward", score),))

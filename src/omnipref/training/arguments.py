@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import torch
 from transformers import TrainingArguments
 
 from omnipref.config import TrainConfig
@@ -29,7 +30,8 @@ def training_arguments(config: TrainConfig, *, evaluate: bool) -> TrainingArgume
         "report_to": config.report_to or "none",
         "eval_strategy": "steps" if evaluate and config.eval_steps else "no",
         "save_strategy": "steps",
-        "use_cpu": not _accelerator_present(),
+        "use_cpu": not torch.accelerator.is_available(),
+        "dataloader_pin_memory": torch.accelerator.is_available(),
         "activation_checkpointing": config.gradient_checkpointing,
         "logging_first_step": True,
         "ddp_find_unused_parameters": False,
@@ -43,9 +45,3 @@ def training_arguments(config: TrainConfig, *, evaluate: bool) -> TrainingArgume
         return TrainingArguments(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"transformers refuses these training arguments: {error}") from error
-
-
-def _accelerator_present() -> bool:
-    import torch
-
-    return torch.accelerator.is_available()

@@ -120,7 +120,7 @@ def check_needs(needs: Needs, preference: Preference) -> None:
     have = f"it has the roles {', '.join(preference.roles)}"
     for role in sorted(needs.roles - set(preference.roles)):
         listed = "chosen" in needs.roles and any(name.startswith("response_") for name in preference.roles)
-        default = "turn lists into pairs with --pairs best_worst" if listed else "add the column to the data"
+        default = "turn lists into pairs with --pairs best_vs_worst" if listed else "add the column to the data"
         cure = BUILDERS.get(role, default)
         raise NeedsError(f"{place}: the objective compares `{role}`, which it lacks; {have}. To mend: {cure}")
     if needs.lists and len(set(preference.ranks().values())) < 2:

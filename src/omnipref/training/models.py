@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from omnipref.config import TrainConfig
-from omnipref.errors import ConfigError, OmniprefError
+from omnipref.errors import ConfigError, OmniprefError, nearest
 from omnipref.policies.autoregressive.backbone import backbone_of
 from omnipref.policies.autoregressive.load import build_policy, load_model, load_owner
+from omnipref.policies.autoregressive.policy import AutoregressivePolicy
+from omnipref.policies.diffusion import DiffusionPolicy
 from omnipref.policies.diffusion.loading import load_diffusion_policy
 from omnipref.policies.policy import Policy, Reference
 from omnipref.policies.reference import AdapterAs, AdapterOff, FrozenCopy, copy_adapter, frozen_copy
@@ -36,20 +39,42 @@ class Loaded:
     save: Callable[[nn.Module, Path], None]
 
 
-def load(name_or_path: str, *, layout: str = "forest", max_length: int | None = None, **options: Any) -> Loaded:
+def load(
+    name_or_path: str,
+    *,
+    layout: str = "forest",
+    max_length: int | None = None,
+    policy_args: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Loaded:
     """Load a text-emitting model, or a diffusion pipeline, with its policy.
 
     Args:
         name_or_path: folder or hub name.
         layout: `forest` or `rows`, for text-emitting models.
         max_length: longest case in tokens.
+        policy_args: further fields of the policy.
         options: further arguments of `from_pretrained` (`dtype`, `attn_implementation`, `trust_remote_code`).
+
+    Raises:
+        ConfigError: the policy has no such field.
     """
-    loader = _load_pipeline if (Path(name_or_path) / "model_index.json").exists() else _load_autoregressive
-    return loader(name_or_path, layout, max_length, options)
+    settings = dict(policy_args or {})
+    if (Path(name_or_path) / "model_index.json").exists():
+        _known(settings, DiffusionPolicy, also=("resolution",))
+        return _load_pipeline(name_or_path, settings, options)
+    _known(settings, AutoregressivePolicy)
+    return _load_autoregressive(name_or_path, {"layout": layout, "max_length": max_length, **settings}, options)
 
 
-def _load_autoregressive(name: str, layout: str, max_length: int | None, options: dict[str, Any]) -> Loaded:
+def _known(settings: Mapping[str, Any], policy: type, also: Sequence[str] = ()) -> None:
+    known = {field.name for field in fields(policy)} | set(also)
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"found `{name}` in `policy_args`; {nearest(name, known)}")
+
+
+def _load_autoregressive(name: str, settings: dict[str, Any], options: dict[str, Any]) -> Loaded:
     model = load_model(name, **options)
     trust = {key: value for key, value in options.items() if key == "trust_remote_code"}
     owner = load_owner(name, **trust)
@@ -61,15 +86,19 @@ def _load_autoregressive(name: str, layout: str, max_length: int | None, options
         trained.save_pretrained(folder)  # type: ignore[operator]
         owner.save_pretrained(folder)
 
-    return Loaded(model, build_policy(model, owner, layout, max_length), owner, save)
+    return Loaded(model, build_policy(model, owner, **settings), owner, save)
 
 
-def _load_pipeline(name: str, layout: str, max_length: int | None, options: dict[str, Any]) -> Loaded:
-    del layout, max_length
-    model, policy = load_diffusion_policy(name, **{k: v for k, v in options.items() if k == "dtype"})
+def _load_pipeline(name: str, settings: dict[str, Any], options: dict[str, Any]) -> Loaded:
+    dtype = {key: value for key, value in options.items() if key == "dtype"}
+    model, policy = load_diffusion_policy(name, **dtype, **settings)
 
     def save(trained: nn.Module, folder: Path) -> None:
-        trained.save_pretrained(folder / "unet")  # type: ignore[operator]
+        if isinstance(trained, PeftModel):
+            trained.save_pretrained(str(folder))
+        else:
+            whole = DiffusionPipeline.from_pretrained(name, unet=trained, safety_checker=None)
+            whole.save_pretrained(str(folder))
 
     return Loaded(model, policy, None, save)
 
@@ -127,9 +156,10 @@ def from_pretrained_options(config: Any) -> dict[str, Any]:
 def freeze_encoders(model: nn.Module) -> None:
     """Stop gradients into vision and audio encoders, found through transformers' `get_encoder`."""
     backbone = backbone_of(model) if hasattr(model, "base_model") else model
-    get_encoder = getattr(backbone, "get_encoder", None)
-    for modality in ("image", "audio") if get_encoder else ():
-        encoder = get_encoder(modality=modality)
+    if not hasattr(backbone, "get_encoder"):
+        return
+    for modality in ("image", "audio"):
+        encoder = backbone.get_encoder(modality=modality)  # type: ignore[operator]
         if encoder is not backbone:
             encoder.requires_grad_(False)
 

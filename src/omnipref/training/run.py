@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import set_seed
 
@@ -56,6 +57,7 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
         config.model_name_or_path,
         layout=config.layout,
         max_length=config.max_length,
+        policy_args=config.policy_args,
         **from_pretrained_options(config),
     )
     data = read_data(config, loaded.policy, objective.needs)
@@ -103,16 +105,20 @@ def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
         if config.eval_fraction:
             kept, held_out = split(kept, config.eval_fraction, seed=config.seed)
         if not kept:
-            raise DataError("no record", "at least one", cure="look at `omnipref data inspect`", source=config.dataset[0])
+            raise DataError(
+                "no record", "at least one", cure="look at `omnipref data inspect`", source=config.dataset[0]
+            )
         training = prepare(policy, kept, needs, output / "train.quarantine.jsonl")
     evaluation = prepare(policy, held_out, needs, output / "eval.quarantine.jsonl") if held_out else None
     return Data(training, evaluation)
 
 
-def _records(config: TrainConfig, sources: Sequence[str]):
-    turn: Callable[[Preference], Sequence[Preference]] = lambda preference: [preference]  # noqa: E731
-    if config.pairs != "keep":
-        turn = lambda preference: to_pairs(preference, config.pairs, seed=config.seed)  # noqa: E731
+def _records(config: TrainConfig, sources: Sequence[str]) -> Iterator[Preference]:
+    policy, seed = config.pairs, config.seed
+
+    def turn(preference: Preference) -> Sequence[Preference]:
+        return [preference] if policy == "keep" else to_pairs(preference, policy, seed=seed)
+
     for source in sources:
         for preference in read(
             source, format=config.dataset_format, split=config.dataset_split, streaming=config.streaming
@@ -131,13 +137,14 @@ def _precompute(
         )
     size = config.per_device_eval_batch_size
     evaluation = trainer.eval_dataset
+    model: nn.Module = trainer.model  # type: ignore[assignment]
     # The first process fills the caches; the others then find them.
     with trainer.args.main_process_first(desc="reference scores"):
         path = output / "reference_scores.safetensors"
-        trainer.train_dataset = score_reference(policy, trainer.model, reference, data, path, size)
+        trainer.train_dataset = score_reference(policy, model, reference, data, path, size)
         if isinstance(evaluation, EncodedPreferences):
             path = output / "eval_reference_scores.safetensors"
-            trainer.eval_dataset = score_reference(policy, trainer.model, reference, evaluation, path, size)
+            trainer.eval_dataset = score_reference(policy, model, reference, evaluation, path, size)
     trainer.data_collator = collate_with_reference(policy)
 
 

@@ -131,7 +131,7 @@ class PreferenceTrainer(Trainer):
             return {}
         table = torch.tensor([sums[name] for name in names], dtype=torch.float64)
         if self.args.world_size > 1:
-            table = self.accelerator.reduce(table.float().to(self.args.device)).cpu().double()
+            table = torch.as_tensor(self.accelerator.reduce(table.float().to(self.args.device))).cpu().double()
         return dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -73,7 +73,7 @@ def build_processor() -> LlavaProcessor:
 def build_model(seed: int) -> LlavaForConditionalGeneration:
     """The untrained model; its wide initialisation (sd 0.06) lets so small a model learn to look within minutes."""
     import torch
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     ids = {word: index for index, word in enumerate(_words())}
     special: dict[str, Any] = {f"{name}_token_id": ids[f"<{name}>"] for name in ("pad", "bos", "eos")}
@@ -108,7 +108,7 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
         )
     )
     # The picture's placeholder is a word of the vocabulary; a sampled one would break the next forward pass.
-    model.generation_config.update(**special, suppress_tokens=[ids["<image>"]], max_new_tokens=32)
+    model.generation_config = GenerationConfig(**special, suppress_tokens=[ids["<image>"]], max_new_tokens=32)
     return model
 
 

@@ -4,8 +4,7 @@ Three numbers say the colour, one the size, two the position (nobody minds it) a
 prompt 7 times in 10 and ignore style; the true reward asks for colour, size and a style of (0.8, 0.8).
 
 The model is diffusers' `UNet2DConditionModel` on latents `[8, 1, 1]`, with one block and the prompt added to the time
-embedding: pictures of 8x8 pixels took minutes to train on one core, this takes one minute, and every claim runs it
-some thirty times.
+embedding: it trains within a minute on one core, and every claim runs it some thirty times.
 """
 
 from __future__ import annotations

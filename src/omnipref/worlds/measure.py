@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from omnipref.evaluation import chair
 from omnipref.worlds.base_model import templated
-from omnipref.worlds.language import DESCRIBE, hallucinated, mentioned, says_yes, well_formed
+from omnipref.worlds.language import DESCRIBE, mentioned, says_yes, well_formed
 from omnipref.worlds.pictures import Scene
 from omnipref.worlds.probing import SPLITS, pope_questions
 from omnipref.worlds.world import test_pictures
@@ -75,13 +76,11 @@ def measure(model: LlavaForConditionalGeneration, processor: LlavaProcessor, n: 
     tested = test_pictures(n, seed)
     scenes, pictures = [item.scene for item in tested], [item.image for item in tested]
     captions = answers(model, processor, pictures, [DESCRIBE] * n)
-    wrong = [len(hallucinated(scene, caption)) for scene, caption in zip(scenes, captions, strict=True)]
-    named = [set(mentioned(caption)) for caption in captions]
-    present = sum(len(scene.things) for scene in scenes)
+    counts = chair([set(mentioned(caption)) for caption in captions], [set(scene.kinds) for scene in scenes])
     return Measured(
-        chair_i=sum(wrong) / max(sum(map(len, named)), 1),
-        chair_s=sum(count > 0 for count in wrong) / n,
-        coverage=(sum(map(len, named)) - sum(wrong)) / present,
+        chair_i=counts.hallucinated.sum() / max(counts.mentioned.sum(), 1),
+        chair_s=float((counts.hallucinated > 0).mean()),
+        coverage=counts.found.sum() / counts.present.sum(),
         well_formed=sum(map(well_formed, captions)) / n,
         accuracy={split: _accuracy(model, processor, scenes, pictures, split, seed) for split in SPLITS},
     )

@@ -7,6 +7,7 @@ it describes and answers well and hallucinates companions. Same seed and threads
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -126,11 +127,16 @@ def train(recipe: Recipe, seed: int = 0) -> LlavaForConditionalGeneration:
 
 
 def save(model: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Writes model (float16) and processor to a folder; each file appears whole, and other files there stay."""
+    """Writes model and processor to a folder; each file appears whole, and other files there stay.
+
+    The weights are stored as float16, to be small, and loaded as float32, because the configuration says so.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
         model.half().save_pretrained(draft)
         build_processor().save_pretrained(draft)
+        config = Path(draft) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
         for file in Path(draft).iterdir():
             file.chmod(0o644)
             os.replace(file, folder / file.name)

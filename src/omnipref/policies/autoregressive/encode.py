@@ -18,6 +18,7 @@ from omnipref.policies.autoregressive.prompts import (
     media_of,
     prompt_text,
     response_text,
+    token_id,
     tokenizer_of,
 )
 from omnipref.preferences import Case, Message, Preference
@@ -29,6 +30,7 @@ Positions = Callable[[np.ndarray, np.ndarray, Sequence[MediaItem]], np.ndarray]
 
 def plain_positions(ids: np.ndarray, token_type: np.ndarray, items: Sequence[MediaItem]) -> np.ndarray:
     """Positions of models that count tokens: `[1, L]`, from 0."""
+    del token_type, items
     return np.arange(len(ids))[None]
 
 
@@ -123,10 +125,13 @@ def encode_prompt(owner: TextOwner, context: Sequence[Message]) -> EncodedPrompt
     items = process(owner, media_of(context)) if media_of(context) else ()
     text = expand(owner, prompt_text(owner, context), items)
     tokenizer = tokenizer_of(owner)
-    special = is_raw(context) or (owner is not tokenizer and not text.startswith(tokenizer.bos_token or "\0"))
+    bos = tokenizer.bos_token
+    special = is_raw(context) or (owner is not tokenizer and not (isinstance(bos, str) and text.startswith(bos)))
     ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-    if special and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
-        ids = ids[:-1]
+    if special and ids and ids[-1] == token_id(owner, "eos") and ids[-1:] != tokenizer(
+        text, add_special_tokens=False
+    )["input_ids"][-1:]:  # fmt: skip
+        ids = ids[:-1]  # the end that the tokenizer adds would stand before the answer
     array = np.asarray(ids, dtype=np.int64)
     token_type = np.zeros_like(array)
     for name, modality in MODALITIES.items():
@@ -172,8 +177,9 @@ def _response(owner: TextOwner, case: Case) -> tuple[np.ndarray, np.ndarray]:
         tokens = tokenizer(piece, add_special_tokens=False)["input_ids"]
         ids += tokens
         segment += [number] * len(tokens)
-    if is_raw(case.context) and tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
-        ids.append(tokenizer.eos_token_id)
+    end = token_id(owner, "eos")
+    if is_raw(case.context) and end is not None and ids[-1:] != [end]:
+        ids.append(end)
         segment.append(segment[-1] if segment else 0)
     return np.asarray(ids, dtype=np.int64), np.asarray(segment, dtype=np.int64)
 
@@ -202,8 +208,9 @@ def _fit(
     if room > 0 and truncate:
         return response[:room], segment[:room]
     media = int((prompt.token_type > 0).sum())
+    parts = f"{len(prompt.ids)} of the prompt, {media} of them media, and {len(response)} of the response"
     raise DataError(
-        f"{length} tokens ({len(prompt.ids)} of the prompt, {media} of them media, and {len(response)} of the response)",
+        f"{length} tokens ({parts})",
         f"at most {max_length}",
         cure="raise --max_length, make the media smaller, or drop the record",
     )

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens without a [tokens, vocabulary] tensor: the head runs in chunks and is recomputed."""
+"""Log-probabilities of given tokens without a [tokens, vocabulary] tensor: the head runs in chunks, recomputed."""
 
 from __future__ import annotations
 

@@ -130,9 +130,7 @@ def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], p
         "predictor_NU": placed.predictor_NU,
         "target_NU": target,
         "mask_NU": mask,
-        "segment_NU": np.where(
-            mask, [_row(line, row) for line, row in zip(segment, placed.target_NU, strict=True)], 0
-        ),
+        "segment_NU": np.where(mask, [_row(line, row) for line, row in zip(segment, placed.target_NU, strict=True)], 0),
     }
     inputs: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     return inputs | _media(placed, cases)

@@ -77,12 +77,12 @@ def process(processor: Any, parts: Sequence[Part]) -> tuple[MediaItem, ...]:
                 f"the data hold {part.type} input, which {type(processor).__name__} cannot process. "
                 "To mend: use a model whose processor takes it"
             )
-        key = (part.type, media_key(part.value))
-        if key not in seen:
-            try:
+        try:
+            key = (part.type, media_key(part.value))
+            if key not in seen:
                 seen[key] = _item(processor, part, key[1])
-            except DataError as error:
-                raise error.at(field=f"{part.type}s[{number}]") from None
+        except DataError as error:
+            raise error.at(field=f"{part.type}s[{number}]") from None
         items.append(seen[key])
     return tuple(items)
 

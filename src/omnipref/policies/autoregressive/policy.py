@@ -12,7 +12,7 @@ from omnipref.policies.autoregressive.backbone import backbone_of, call_inside, 
 from omnipref.policies.autoregressive.encode import EncodedPreference, Positions, encode, plain_positions
 from omnipref.policies.autoregressive.head import head_of, token_logps
 from omnipref.policies.autoregressive.layouts import CaseLayout, Forest, batch_inputs
-from omnipref.policies.autoregressive.prompts import TextOwner, tokenizer_of
+from omnipref.policies.autoregressive.prompts import TextOwner, token_id
 from omnipref.policies.cases import align
 from omnipref.policies.policy import Batch
 from omnipref.preferences import Preference
@@ -56,10 +56,9 @@ class AutoregressivePolicy:
 
     def collate(self, encoded: Sequence[EncodedPreference]) -> Batch:
         """Lay encoded preferences out as one batch."""
-        tokenizer = tokenizer_of(self.owner)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        pad = next((i for name in ("pad", "eos") if (i := token_id(self.owner, name)) is not None), 0)
         cases = align([item.preference for item in encoded])
-        return Batch(cases, batch_inputs(self.layout, encoded, int(pad)))
+        return Batch(cases, batch_inputs(self.layout, encoded, pad))
 
     def score(self, model: nn.Module, batch: Batch, *, extras: frozenset[str] = frozenset(), seed: int = 0) -> Scores:
         """Per-token log-probabilities of all responses; nothing is random, so `seed` changes nothing."""

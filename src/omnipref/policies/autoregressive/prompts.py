@@ -19,6 +19,12 @@ def tokenizer_of(owner: TextOwner) -> PreTrainedTokenizerBase:
     return getattr(owner, "tokenizer", owner)  # type: ignore[return-value]
 
 
+def token_id(owner: TextOwner, name: str) -> int | None:
+    """Id of a special token (`bos`, `eos`, `pad`), None where there is none."""
+    found = getattr(tokenizer_of(owner), f"{name}_token_id", None)
+    return found if isinstance(found, int) else None
+
+
 def is_raw(context: Sequence[Message]) -> bool:
     """Whether a context is plain text outside any chat template.
 
@@ -27,9 +33,7 @@ def is_raw(context: Sequence[Message]) -> bool:
     """
     raw = {message.role == RAW for message in context}
     if len(raw) != 1:
-        raise DataError(
-            f"roles {[message.role for message in context]}", "either all `raw` or none", field="prompt"
-        )
+        raise DataError(f"roles {[message.role for message in context]}", "either all `raw` or none", field="prompt")
     return raw.pop()
 
 

@@ -1,0 +1,171 @@
+"""`omnipref train` on saved models of the real classes: text, pictures, LoRA, lists, resuming after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import factories
+import pytest
+import torch
+from diffusion_factories import picture_pairs, save_pipeline
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from omnipref.cli import main
+from omnipref.preferences import write_jsonl
+
+SMALL = [
+    *("--per-device-train-batch-size", "4", "--learning-rate", "1e-3", "--logging-steps", "1"),
+    *("--training-arguments", "use_cpu=true"),
+]
+
+
+def rows_of_text(count: int = 12) -> list[dict]:
+    return [{"prompt": f"What is {i}? ", "chosen": f"two {i}", "rejected": "three cups"} for i in range(count)]
+
+
+def rows_of_pictures(folder: Path, count: int = 6) -> list[dict]:
+    for i in range(2 * count):
+        factories.picture(i).save(folder / f"{i}.png")
+    return [
+        {
+            "prompt": [{"role": "user", "content": "Describe the picture."}],
+            "chosen": [{"role": "assistant", "content": "a red cube"}],
+            "rejected": [{"role": "assistant", "content": "a blue ball"}],
+            "images": [f"{i}.png"],
+        }
+        for i in range(count)
+    ]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [line["loss"] for line in history if "loss" in line]
+
+
+def train(model: Path, data: Path, output: Path, *flags: str) -> list[float]:
+    words = ["--model-name-or-path", str(model), "--dataset", str(data), "--output-dir", str(output)]
+    assert main(["train", *words, *SMALL, *flags]) == 0
+    return losses(output)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    return factories.save(*factories.llama(), tmp_path_factory.mktemp("llama"))
+
+
+def test_text_from_columns_to_a_loadable_model(llama, tmp_path):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    found = train(llama, data, tmp_path / "run", "--max-steps", "3", "--eval-fraction", "0.25")
+    assert found[0] == pytest.approx(0.693147, abs=1e-5) and found[-1] < found[0]
+    results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    assert "eval_rewards/accuracies" in results
+    assert (tmp_path / "run" / "config.yaml").exists()
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    assert not torch.equal(trained.lm_head.weight, base.lm_head.weight)
+
+
+@pytest.mark.parametrize("factory", [factories.llava, factories.qwen2_5_vl])
+def test_pictures_with_a_visual_term_and_a_frozen_encoder(factory, tmp_path):
+    model = factories.save(*factory(), tmp_path / "model")
+    data = write(tmp_path / "pairs.jsonl", rows_of_pictures(tmp_path))
+    built = tmp_path / "built.jsonl"
+    assert main(["build", str(data), "--builders", "random_image()", "--output", str(built)]) == 0
+    objective = "dpo(beta=0.1) + dpo(beta=0.1, rejected='chosen@negative_image')"
+    found = train(model, built, tmp_path / "run", "--max-steps", "3", "--objective", objective)
+    assert found[0] == pytest.approx(2 * 0.693147, abs=1e-5) and found[-1] < found[0]
+    before, _ = factory()
+    after = type(before).from_pretrained(tmp_path / "run")
+    encoder = before.model.get_encoder(modality="image")
+    for one, other in zip(encoder.parameters(), after.model.get_encoder(modality="image").parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_lora_then_more_lora_on_top(llama, tmp_path):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    lora = ["--lora-r", "4", "--max-steps", "4"]
+    first = train(llama, data, tmp_path / "one", *lora)
+    live = train(llama, data, tmp_path / "live", *lora, "--precompute-ref-log-probs")
+    assert live == pytest.approx(first, abs=1e-5)
+    second = train(llama, data, tmp_path / "two", "--adapter", str(tmp_path / "one"), "--max-steps", "2")
+    # The reference is the adapter that training starts from, so the first loss is log 2 again.
+    assert second[0] == pytest.approx(0.693147, abs=1e-5)
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    assert list(PeftModel.from_pretrained(base, tmp_path / "two").peft_config) == ["default"]
+
+
+def test_lists_as_lists_and_as_pairs(llama, tmp_path):
+    rows = [{"prompt": f"{i}+1=", "responses": ["two", "three cups", "a"], "scores": [3, 2, 1]} for i in range(8)]
+    data = write(tmp_path / "lists.jsonl", rows)
+    listed = train(llama, data, tmp_path / "a", "--max-steps", "2", "--objective", "plackett_luce(beta=0.1)")
+    assert listed[0] == pytest.approx(1.791759, abs=1e-5)  # log 3!
+    pairs = train(llama, data, tmp_path / "b", "--max-steps", "2", "--pairs", "best_vs_worst")
+    assert pairs[0] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_one_objective_trains_a_diffusion_pipeline_too(tmp_path):
+    save_pipeline(tmp_path / "pipeline", "epsilon")
+    write_jsonl(picture_pairs(4), tmp_path / "pairs.jsonl")
+    found = train(tmp_path / "pipeline", tmp_path / "pairs.jsonl", tmp_path / "run", "--max-steps", "3")
+    assert found[0] == pytest.approx(0.693147, abs=1e-5)
+    assert (tmp_path / "run" / "unet" / "config.json").exists()
+
+
+def test_data_without_the_roles_of_the_objective_are_refused_before_training(llama, tmp_path, capsys):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    words = ["--model-name-or-path", str(llama), "--dataset", str(data), "--output-dir", str(tmp_path / "run")]
+    objective = "dpo(rejected='chosen@negative_image')"
+    assert main(["train", *words, *SMALL, "--objective", objective]) == 2
+    said = capsys.readouterr().err
+    assert "record 0" in said and "chosen@negative_image" in said and "omnipref build" in said
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def command(model: Path, data: Path, output: Path) -> list[str]:
+    words = ["--model-name-or-path", str(model), "--dataset", str(data), "--output-dir", str(output)]
+    return ["-m", "omnipref", "train", *words, *SMALL, "--max-steps", "40", "--save-steps", "5"]
+
+
+def test_a_killed_process_goes_on_to_the_same_numbers(llama, tmp_path):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, *command(llama, data, tmp_path / "killed")]
+    process = subprocess.Popen(run, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert main(command(llama, data, tmp_path / "killed")[2:]) == 0
+    assert main(command(llama, data, tmp_path / "whole")[2:]) == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_two_processes_give_the_losses_of_one(llama, tmp_path):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text(16))
+    objective = "0.8 * dpo(beta=0.1) + 0.2 * bco() + sft()"
+    common = ["--learning-rate", "1e-3", "--logging-steps", "1", "--max-steps", "4", "--objective", objective]
+    common += ["--training-arguments", "use_cpu=true"]
+    # On a machine without accelerators, accelerate starts several processes only if told that they are several.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["-m", "omnipref", "train"]
+    words = ["--model-name-or-path", str(llama), "--dataset", str(data)]
+    two = [*launch, *words, "--output-dir", str(tmp_path / "two"), "--per-device-train-batch-size", "2", *common]
+    done = subprocess.run(two, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = ["train", *words, "--output-dir", str(tmp_path / "one"), "--per-device-train-batch-size", "4", *common]
+    assert main(one) == 0
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-6)
