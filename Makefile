@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.installed
-	OMP_NUM_THREADS=2 $(BIN)/omnipref demo --output-dir $(OUTPUT)
+	$(BIN)/omnipref demo --output-dir $(OUTPUT)
 
 test: lint check
 

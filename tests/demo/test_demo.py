@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -18,7 +20,7 @@ from omnipref.worlds import test_pictures as fresh_pictures
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    config = DemoConfig(output_dir=str(folder), size=0.03, arms=["text", "text+visual"])
+    config = DemoConfig(output_dir=str(folder), size=0.03, arms=["text", "text+visual"], workers=1)
     run(config)
     return folder, config
 
@@ -50,6 +52,17 @@ def test_a_second_run_keeps_what_is_finished(finished, capsys):
     assert "kept from before" in capsys.readouterr().out
     assert (folder / "text" / "model.safetensors").stat().st_mtime_ns == written
     assert (folder / "report.html").read_text() == page
+
+
+def test_two_workers_give_the_numbers_of_one(finished, tmp_path):
+    folder, _ = finished
+    words = ["demo", "--output-dir", str(tmp_path), "--size", "0.03", "--arms", "text", "text+visual", "--workers", "2"]
+    subprocess.run([sys.executable, "-m", "omnipref", *words], check=True, capture_output=True, timeout=300)
+    for arm in ("base", "text", "text+visual"):
+        one, two = (json.loads((path / arm / "measured.json").read_text()) for path in (folder, tmp_path))
+        assert one["captions"] == two["captions"]
+        for name, values in one["columns"].items():
+            assert two["columns"][name] == pytest.approx(values, abs=1e-4), name
 
 
 def test_an_arm_of_a_claim_depends_on_its_seed_only():

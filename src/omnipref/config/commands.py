@@ -29,8 +29,10 @@ class DemoConfig(Config):
     """One dial: scales pictures, steps and test set; 0.1 is a smoke test."""
     arms: list[str] = field(default_factory=list)
     """Which arms to train; empty trains all, controls included."""
+    workers: int = 0
+    """Processes that train arms side by side; 0 takes one per core, or one where there is an accelerator."""
 
-    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"size": (0.01, 100)}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {"size": (0.01, 100), "workers": (0, 64)}
 
 
 @dataclass(frozen=True, kw_only=True)

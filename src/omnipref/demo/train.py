@@ -32,7 +32,14 @@ def load_base() -> tuple[Any, Any, AutoregressivePolicy]:
 
 
 def train_arm(
-    arm: DemoArm, preferences: list[Preference], folder: Path, *, steps: int, seed: int, progress: bool = True
+    arm: DemoArm,
+    preferences: list[Preference],
+    folder: Path,
+    *,
+    steps: int,
+    seed: int,
+    progress: bool = True,
+    position: int = 0,
 ) -> tuple[Any, list[dict[str, float]]]:
     """The base model trained with an arm's objective, and the trainer's log.
 
@@ -43,6 +50,7 @@ def train_arm(
         steps: optimiser steps.
         seed: draws the order of the data.
         progress: whether to show a bar.
+        position: line of the bar, where several are shown at once.
     """
     model, processor, policy = load_base()
     if not arm.objective:
@@ -76,7 +84,7 @@ def train_arm(
         processing_class=processor,
     )
     trainer.data_collator = collate_with_reference(policy)
-    show_progress(trainer, f"training: {arm.name}") if progress else trainer.callback_handler.callbacks.clear()
+    show_progress(trainer, arm.name, position) if progress else trainer.callback_handler.callbacks.clear()
     trainer.train()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

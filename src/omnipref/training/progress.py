@@ -15,17 +15,25 @@ class ProgressLine(TrainerCallback):
 
     Args:
         name: what is trained, in front of the bar.
+        position: line of the bar, where several processes show one each.
     """
 
-    def __init__(self, name: str = "training"):
-        self.name = name
+    def __init__(self, name: str = "training", position: int = 0):
+        self.name, self.position = name, position
         self.bar: tqdm | None = None
         self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar."""
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step")
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=self.name,
+                unit="step",
+                position=self.position,
+                leave=None,
+            )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar."""
@@ -45,8 +53,8 @@ class ProgressLine(TrainerCallback):
             self.bar = None
 
 
-def show_progress(trainer: Trainer, name: str = "training") -> None:
+def show_progress(trainer: Trainer, name: str = "training", position: int = 0) -> None:
     """Replace transformers' bar and printed logs by `ProgressLine`."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(ProgressLine(name))
+    trainer.add_callback(ProgressLine(name, position))
