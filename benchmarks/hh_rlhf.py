@@ -22,7 +22,7 @@ import torch
 from side_by_side import measure, record
 from side_by_side.base_model import BaseSettings, make_base
 from side_by_side.data import Pairs, cut, read_pairs, write_pairs
-from side_by_side.sides import SIDES, Run
+from side_by_side.sides import Run
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
@@ -30,6 +30,8 @@ from omnipref.errors import OmniprefError
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = "../shared/data/hh-rlhf-harmless/pairs.jsonl.gz"
+COMPARED = ("omnipref", "trl")
+WITHOUT_SHARING = "omnipref_rows"
 RECORDED = ("beta", "batch", "epochs", "learning_rate", "warmup")
 
 
@@ -59,10 +61,10 @@ def arguments() -> argparse.Namespace:
 
 
 def run_sides(template: Run, seeds: int, work: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every side with every seed, the sides in turns; a finished run with the same settings is not repeated."""
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    """Both sides with every seed, in turns; a finished run with the same settings is not repeated."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in COMPARED}
     for seed in range(seeds):
-        order = list(SIDES) if seed % 2 == 0 else list(SIDES)[::-1]
+        order = COMPARED if seed % 2 == 0 else COMPARED[::-1]
         for side in order:
             strings = None if seed else template.plain_pairs
             found[side].append(run_side(replace(template, side=side, seed=seed, plain_pairs=strings), work))
@@ -155,6 +157,7 @@ def main() -> None:
         learning_rate=args.learning_rate,
     )
     runs = run_sides(template, args.seeds, work)
+    rows = run_side(replace(template, side=WITHOUT_SHARING, plain_pairs=None), work)
     command = "python benchmarks/hh_rlhf.py " + " ".join(sys.argv[1:])
     result = {
         "machine": record.machine(command.strip(), args.threads),
@@ -164,6 +167,7 @@ def main() -> None:
         "base": asdict(settings) | json.loads((base / "training.json").read_text()),
         "run": {name: getattr(template, name) for name in RECORDED},
         **summarise(runs, pairs, base, work),
+        "without_sharing": measure.without_sharing(rows, runs["omnipref"][0], runs["trl"][0]),
     }
     path = record.write(result, args.output, "hh_rlhf")
     print(path.with_suffix(".md").read_text())

@@ -111,6 +111,23 @@ def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
     }
 
 
+def without_sharing(rows: Mapping[str, Any], forest: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """How much of the difference is the forest: the same run with one row per response.
+
+    Args:
+        rows: a run without shared prompts.
+        forest: the same with them.
+        other: the other side's, of the same seed.
+    """
+    return {
+        "seed": rows["seed"],
+        **{name: rows[name] for name in (*COST, "load_before")},
+        "forest_over_rows": {name: forest[name] / rows[name] for name in COST},
+        "rows_over_trl": {name: rows[name] / other[name] for name in COST},
+        "largest_weight_gap": largest_weight_gap(Path(rows["output"]), Path(forest["output"])),
+    }
+
+
 def largest_weight_gap(one: Path, other: Path) -> float:
     """Largest difference of a weight between two trained models."""
     models = [load(str(folder), layout="rows", dtype="float32").model for folder in (one, other)]

@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +57,12 @@ class Run:
 
 LOGGING_STEPS = 10
 ANY_LENGTH = 10**6
-LIBRARIES = {
-    "omnipref": ("omnipref.config", "omnipref.preferences", "omnipref.training.run"),
-    "trl": ("datasets", "transformers.models.auto", "trl.trainer.dpo_trainer"),
-}
-"""What a side imports before the clock starts."""
 Digests = list[str]
 """One digest per pair of the token ids of prompt, chosen and rejected response."""
 
 
-def train_omnipref(run: Run) -> Any:
-    """What `omnipref train` runs, with token forests; returns the trainer."""
+def train_omnipref(run: Run, layout: Literal["forest", "rows"] = "forest") -> Any:
+    """What `omnipref train` runs; returns the trainer."""
     from omnipref.config import TrainConfig
     from omnipref.training.run import train
 
@@ -75,7 +71,7 @@ def train_omnipref(run: Run) -> Any:
         dataset=[run.pairs],
         output_dir=run.output,
         objective=f"dpo(beta={run.beta})",
-        layout="forest",
+        layout=layout,
         max_length=run.max_length,
         per_device_train_batch_size=run.batch,
         num_train_epochs=run.epochs,
@@ -166,11 +162,28 @@ def _digest(pieces: Iterable[Sequence[int]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-SIDES: Mapping[str, tuple[Callable[[Run], Any], Callable[[Any, str | None], dict[str, Digests]]]] = {
-    "omnipref": (train_omnipref, tokens_omnipref),
-    "trl": (train_trl, tokens_trl),
+@dataclass(frozen=True)
+class Side:
+    """A library, or a way to use it.
+
+    Args:
+        imports: what it imports, before the clock starts.
+        train: trains, and returns the trainer.
+        tokens: digests of what a trainer was trained on.
+    """
+
+    imports: tuple[str, ...]
+    train: Callable[[Run], Any]
+    tokens: Callable[[Any, str | None], dict[str, Digests]]
+
+
+_OMNIPREF = ("omnipref.config", "omnipref.preferences", "omnipref.training.run")
+_TRL = ("datasets", "transformers.models.auto", "trl.trainer.dpo_trainer")
+SIDES: Mapping[str, Side] = {
+    "omnipref": Side(_OMNIPREF, train_omnipref, tokens_omnipref),
+    "trl": Side(_TRL, train_trl, tokens_trl),
+    "omnipref_rows": Side(_OMNIPREF, partial(train_omnipref, layout="rows"), tokens_omnipref),
 }
-"""Library to its training, and to the tokens it trained on."""
 
 
 def memory_mib(field: str) -> float:
@@ -191,13 +204,13 @@ def execute(run: Run) -> dict[str, Any]:
     import torch
     import transformers
 
-    for library in LIBRARIES[run.side]:
+    side = SIDES[run.side]
+    for library in side.imports:
         importlib.import_module(library)
     torch.set_num_threads(run.threads)
-    train, tokens = SIDES[run.side]
     load = os.getloadavg()[0]
     before, started, cpu = memory_mib("VmRSS"), time.perf_counter(), time.process_time()
-    trainer = train(run)
+    trainer = side.train(run)
     took = {
         "whole_s": time.perf_counter() - started,
         "cpu_s": time.process_time() - cpu,
@@ -215,7 +228,7 @@ def execute(run: Run) -> dict[str, Any]:
         **took,
         "log": [line for line in log if "loss" in line],
         "steps": trainer.state.global_step,
-        "tokens": tokens(trainer, run.plain_pairs),
+        "tokens": side.tokens(trainer, run.plain_pairs),
         "arguments": arguments,
     }
 

@@ -93,14 +93,15 @@ def _attribution(measured: Mapping[str, Measured]) -> str:
     if not gained:
         return "The visual term adds nothing to text DPO that these pictures can show."
     shared = [label for label in gained if label not in due]
-    said = f"Of what the visual term adds to text DPO, {_list(due)} is due to the pictures" if due else ""
+    said = f"Of what the visual term adds to text DPO, {_list(due, 'is', 'are')} due to the pictures" if due else ""
     if shared:
-        said += f"{', while ' if said else ''}{_list(shared)} comes with a control as well"
+        said += f"{', while ' if said else ''}{_list(shared, 'comes', 'come')} with a control as well"
     return said[0].upper() + said[1:] + "."
 
 
-def _list(labels: Sequence[str]) -> str:
-    return " and ".join(labels)
+def _list(labels: Sequence[str], one: str, several: str) -> str:
+    """Labels in quotes, for some hold commas, and the verb in their number."""
+    return f"{' and '.join(f'`{label}`' for label in labels)} {one if len(labels) == 1 else several}"
 
 
 def _beats(metric: Metric, measured: Mapping[str, Measured], control: DemoArm) -> bool:
