@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from omnipref.cli.commands import COMMANDS
+from omnipref.objectives import Needs, constructors
 from omnipref.preferences.formats import format_named
-from omnipref.registry import methods_table_markdown
+from omnipref.registry import discover, load_method, methods_table_markdown
 
 DOCS = Path(__file__).parent
 METHOD = DOCS.parent / "src" / "omnipref" / "methods" / "re_align.py"
@@ -114,11 +115,67 @@ def adding_a_method() -> str:
     return f"{written('adding-a-method.md')}{MARK}\n```py\n{source}```\n"
 
 
+def section(text: str, name: str, body: str) -> str:
+    """A page with the part between its `<!-- name: ... -->` and `<!-- /name -->` marks replaced."""
+    start = text.index("\n", text.index(f"<!-- {name}:")) + 1
+    return f"{text[:start]}{body}{text[text.index(f'<!-- /{name} -->') :]}"
+
+
+MODALITIES = ("text", "image-text", "text-to-image")
+
+
+def runs_on(needs: Needs) -> list[str]:
+    """Modalities that can give an objective its cases: a negative image asks for pictures in the context."""
+    pictures = any("image" in role for role in needs.roles)
+    return [modality for modality in MODALITIES if not pictures or modality == "image-text"]
+
+
+def methods_and_modalities() -> str:
+    """The README's table: where a method was published and where its objective runs, then the objectives."""
+    lines = [f"| | {' | '.join(MODALITIES)} | paper |", "|---|" + ":-:|" * len(MODALITIES) + "---|"]
+    for card in discover():
+        runs = runs_on(load_method(card.slug).needs)
+        marks = ["●" if m == card.modality else "○" if m in runs else "" for m in MODALITIES]
+        lines.append(f"| **{card.slug}** | {' | '.join(marks)} | [{card.arxiv}](https://arxiv.org/abs/{card.arxiv}) |")
+    for name in constructors():
+        lines.append(f"| `{name}` |{' ○ |' * len(MODALITIES)} |")
+    return "\n".join(
+        [*lines, "", "● published for it, ○ runs on it; tests train every objective on both kinds of policy.", ""]
+    )
+
+
+def results() -> str:
+    """The README's numbers, from the files that the benchmarks wrote."""
+    lines = []
+    claims = sorted((DOCS.parent / "benchmarks" / "claims").glob("*.json"))
+    if claims:
+        lines += ["| claim | effect over the baseline | over its controls | seeds | verdict |", "|---|---|---|---|---|"]
+    for path in claims:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        claim, effects = found["claim"], found["effects"]
+        shown = {arm: f"{e['value']:+.2f} ({e['low']:+.2f} to {e['high']:+.2f})" for arm, e in effects.items()}
+        controls = "; ".join(f"{shown[arm]} {arm.replace('_', ' ')}" for arm in found["control"])
+        main = f"{claim['metric'].replace('_', ' ')} {shown[found['baseline']]}"
+        lines.append(
+            f"| `{found['slug']}`: {claim['statement']} | {main} | {controls} | {found['seeds']} | {found['verdict']} |"
+        )
+    table = DOCS.parent / "benchmarks" / "results" / "hh_rlhf.md"
+    lines += ["", table.read_text(encoding="utf-8").strip()] if table.exists() else []
+    return "\n".join([*lines, ""])
+
+
+def readme() -> str:
+    """The front page with its generated parts."""
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    return section(section(text, "methods", methods_and_modalities()), "results", results())
+
+
 PAGES = {
     "adding-a-method.md": adding_a_method,
     "cli.md": command_line,
     "data-formats.md": data_formats,
     "methods.md": methods,
+    "../README.md": readme,
 }
 """Page to the function that writes it."""
 
@@ -129,7 +186,7 @@ def main() -> None:
         temporary = DOCS / f"{name}.new"
         temporary.write_text(page(), encoding="utf-8")
         os.replace(temporary, DOCS / name)
-        print(f"wrote docs/{name}")
+        print(f"wrote {(DOCS / name).resolve().relative_to(DOCS.parent)}")
 
 
 if __name__ == "__main__":

@@ -118,10 +118,11 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         f"of a trained weight: {max(s['largest_weight_gap'] for s in same):.1e}; "
         f"first losses minus log 2: {', '.join(f'{v:.0e}' for s in same for v in s['first_loss_minus_log_2'])}.",
         f"- One row per response has {result['data']['rows_over_forest_tokens']:.2f} times the tokens of a forest "
-        f"with shared prompts, before padding. Seed {rows['seed']} with omnipref's rows took {rows['train_s']:.1f} s of "
-        f"training: {rows['rows_over_trl']['train_s']:.2f} × TRL's, and the forest "
-        f"{rows['forest_over_rows']['train_s']:.2f} × that. TRL {facts['trl']} runs its head over prompts and padding too "
-        "where there is no Triton, as on this CPU, and for more metrics; in so small a model the head is much of the work.",
+        f"with shared prompts, before padding. With omnipref's rows, seed {rows['seed']} took {rows['train_s']:.1f} s "
+        f"of training, {rows['rows_over_trl']['train_s']:.2f} × TRL's; its forest took "
+        f"{rows['forest_over_rows']['train_s']:.2f} × that. Where there is no Triton, as on a CPU, TRL {facts['trl']} "
+        "runs its head over prompts and padding too, and for more metrics; in so small a model the head is much of "
+        "the work, so this part of the ratio is not what a GPU or a large model would show.",
         "- Seconds of training are transformers' own `train_runtime` on both sides; runs alternate, each in a process "
         "of its own. Memory is the peak of that process, libraries included "
         f"(after imports: omnipref {result['sides']['omnipref']['over_seeds']['imported_mib']['value']:.0f} MiB, "

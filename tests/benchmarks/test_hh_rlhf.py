@@ -133,5 +133,6 @@ def test_both_sides_train_on_a_slice_of_the_real_pairs(tmp_path: Path):
     assert same["first_chosen_logp"][0] == pytest.approx(same["first_chosen_logp"][1], rel=1e-5)
     assert same["largest_weight_gap"] < 1e-5
     assert found["omnipref_against_trl"]["ratio"]["train_s"]["value"] > 0
+    assert found["without_sharing"]["train_s"] > 0 and found["without_sharing"]["largest_weight_gap"] < 1e-5
     assert "held-out reward accuracy" in (tmp_path / "hh_rlhf.md").read_text()
     assert not list(tmp_path.glob("*.tmp"))

@@ -98,8 +98,8 @@ def measured(chair: float, sensitivity: float) -> Measured:
 @pytest.mark.parametrize(
     ("anchor", "said"),
     [
-        (5.0, "`sensitivity, other picture` is due to the pictures"),
-        (9.0, "`sensitivity, other picture` comes with a control"),
+        (5.0, "`picture sensitivity` is due to the pictures"),
+        (9.0, "`picture sensitivity` comes with a control"),
     ],
 )
 def test_the_summary_credits_the_pictures_only_for_what_no_control_gives(anchor, said):

@@ -11,7 +11,7 @@ import numpy as np
 
 from omnipref.build import occlude, random_image
 from omnipref.demo.data import describing
-from omnipref.evaluation import Estimate, Metric, bootstrap, chair, parse_yes_no
+from omnipref.evaluation import Estimate, Metric, bootstrap, chair, parse_yes_no, ratio_interval
 from omnipref.policies.policy import Policy
 from omnipref.policies.sampling import LocalSampler
 from omnipref.preferences import Case, Message, Part, Preference
@@ -33,11 +33,11 @@ METRICS = (
     ),
     Metric("yes_ratio", "yes ratio", "", note="Share of yes answers; half of the true answers are yes."),
     Metric(
-        "image_sensitivity", "sensitivity, other picture", "higher", False, 1,
+        "image_sensitivity", "picture sensitivity", "higher", False, 1,
         "Mean of log p(true caption | picture) - log p(true caption | another picture), in nats.",
     ),
     Metric(
-        "sensitivity_occluded", "sensitivity, occluded", "higher", False, 1,
+        "sensitivity_occluded", "occlusion sensitivity", "higher", False, 1,
         "The same against the picture with 75 % of its patches replaced by noise.",
     ),
 )  # fmt: skip
@@ -73,7 +73,12 @@ class Measured:
 
     def estimates(self) -> dict[str, Estimate]:
         """All metrics with their intervals over pictures."""
-        return {metric: bootstrap(self._rows(metric), _ratio) for metric in _COLUMNS}
+        return {
+            metric.key: ratio_interval(*self._rows(metric.key).T)
+            if metric.share
+            else bootstrap(self._rows(metric.key), _ratio)
+            for metric in METRICS
+        }
 
     def minus(self, other: Measured) -> dict[str, Estimate]:
         """Differences to another model on the same pictures, with paired intervals."""
