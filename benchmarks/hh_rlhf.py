@@ -79,6 +79,7 @@ def run_side(run: Run, work: Path) -> dict[str, Any]:
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        (folder / "commit.txt").write_text(record.commit_now())
         spec = folder / "spec.json"
         spec.write_text(json.dumps(asdict(replace(run, output=str(folder)))))
         tqdm.write(f"{run.side}, seed {run.seed}", file=sys.stderr)
@@ -88,7 +89,8 @@ def run_side(run: Run, work: Path) -> dict[str, Any]:
         ended = subprocess.run(command, stdout=subprocess.DEVNULL, env=os.environ | environment(run.threads))
         if ended.returncode:
             raise OmniprefError(f"{run.side}, seed {run.seed}, ended with {ended.returncode}; its error stands above")
-    return json.loads(done.read_text())
+    commit = folder / "commit.txt"
+    return {**json.loads(done.read_text()), "commit": commit.read_text() if commit.exists() else "not recorded"}
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -161,6 +163,9 @@ def main() -> None:
     command = "python benchmarks/hh_rlhf.py " + " ".join(sys.argv[1:])
     result = {
         "machine": record.machine(command.strip(), args.threads),
+        "commits_of_runs": {
+            side: [run["commit"] for run in found] for side, found in (runs | {rows["side"]: [rows]}).items()
+        },
         "seeds": list(range(args.seeds)),
         "split_seed": args.split_seed,
         "data": pairs.facts,

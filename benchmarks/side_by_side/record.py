@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,24 @@ ROWS = (
 """Heading, key and format of the table's rows."""
 
 
+def commit_now() -> str:
+    """The commit of this checkout, with a word if the package or the benchmarks were changed since."""
+    folder = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD") or "no checkout"
+    return f"{commit} with changes" if git("status", "--porcelain", "--", "src", "benchmarks/*.py") else commit
+
+
 def machine(command: str, threads: int) -> dict[str, Any]:
-    """Where, with what and at which commit the numbers were taken."""
+    """Where, with what and at which commit this was written."""
     torch.set_num_threads(threads)
     return {
         **run_facts(command),
+        "commit": commit_now(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -85,6 +100,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _about(result: Mapping[str, Any]) -> list[str]:
+    commits = sorted({commit for side in result["commits_of_runs"].values() for commit in side})
     facts, data, run, base = (result[name] for name in ("machine", "data", "run", "base"))
     return [
         "# DPO on real human preferences, beside TRL",
@@ -97,7 +113,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         f"{len(result['seeds'])} seed(s) of the order.",
         "",
         f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} thread(s); "
-        f"commit {facts.get('commit', 'unknown')}; {facts['versions']}, TRL {facts['trl']}. `{facts['command']}`",
+        f"commit of the runs: {', '.join(commits)}; {facts['versions']}, TRL {facts['trl']}. `{facts['command']}`",
     ]
 
 
@@ -105,6 +121,10 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     facts, rows = result["machine"], result["without_sharing"]
     controls, same = result["controls"], result["same_training"]
     pooled = [result["sides"][side]["accuracy_over_pairs"] for side in ("omnipref", "trl")]
+    waiting = {
+        side: max(map(truediv, *(found["over_seeds"][name]["values"] for name in ("whole_s", "cpu_s"))))
+        for side, found in result["sides"].items()
+    }
     tokens = {form: f"{count['identical']} of {count['pairs']}" for form, count in same[0]["same_tokens"].items()}
     return [
         f"- Accuracy over pairs (mean of the seeds): omnipref {with_interval(pooled[0], '{:.1%}')}, "
@@ -118,11 +138,14 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         f"of a trained weight: {max(s['largest_weight_gap'] for s in same):.1e}; "
         f"first losses minus log 2: {', '.join(f'{v:.0e}' for s in same for v in s['first_loss_minus_log_2'])}.",
         f"- One row per response has {result['data']['rows_over_forest_tokens']:.2f} times the tokens of a forest "
-        f"with shared prompts, before padding. With omnipref's rows, seed {rows['seed']} took {rows['train_s']:.1f} s "
-        f"of training, {rows['rows_over_trl']['train_s']:.2f} × TRL's; its forest took "
-        f"{rows['forest_over_rows']['train_s']:.2f} × that. Where there is no Triton, as on a CPU, TRL {facts['trl']} "
-        "runs its head over prompts and padding too, and for more metrics; in so small a model the head is much of "
-        "the work, so this part of the ratio is not what a GPU or a large model would show.",
+        f"with shared prompts, before padding. In CPU seconds of seed {rows['seed']}, omnipref's rows took "
+        f"{rows['rows_over_trl']['cpu_s']:.2f} × TRL's, and its forest {rows['forest_over_rows']['cpu_s']:.2f} × that. "
+        f"From its source, TRL {facts['trl']} runs its head over prompts and padding too without Triton, as on "
+        "a CPU, and computes more metrics; in so small a model the head is much of the work, so that part of the ratio "
+        "need not hold on a GPU or for a large model.",
+        f"- Largest seconds over CPU seconds of a run: omnipref {waiting['omnipref']:.2f}, TRL {waiting['trl']:.2f}. "
+        "With one thread, more than about 1.05 means that other work held the machine; then the CPU seconds compare, "
+        "the seconds do not.",
         "- Seconds of training are transformers' own `train_runtime` on both sides; runs alternate, each in a process "
         "of its own. Memory is the peak of that process, libraries included "
         f"(after imports: omnipref {result['sides']['omnipref']['over_seeds']['imported_mib']['value']:.0f} MiB, "

@@ -116,6 +116,7 @@ def test_both_sides_train_on_a_slice_of_the_real_pairs(tmp_path: Path):
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL)
     found = json.loads((tmp_path / "hh_rlhf.json").read_text())
     assert {"commit", "versions", "cpu", "cores", "threads", "command", "trl"} <= set(found["machine"])
+    assert found["commits_of_runs"]["omnipref"] == found["commits_of_runs"]["trl"] != ["not recorded"]
     assert found["seeds"] == [0] and found["base"]["parameters"] > 10_000
     data_facts = found["data"]
     assert sum(data_facts[name] for name in ("training", "held_out", "training_too_long", "held_out_too_long")) == 40

@@ -28,7 +28,7 @@ def _commit() -> str:
     """Commit of the checkout this package is run from, with a word if it was changed; empty outside a checkout."""
     folder = Path(__file__).resolve().parent
     commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-    return f"{commit} with changes" if commit and _git(folder, "status", "--porcelain", "--", ".") else commit
+    return f"{commit} with changes" if commit and _git(folder, "status", "--porcelain", "--", ":/src") else commit
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -72,8 +72,8 @@ claim = Claim(
     note=(
         "Image sensitivity is the mean over fresh pictures of log p(gold | picture) - log p(gold | another picture). "
         "The controls hold the chosen answer without a contrast of pictures, and flip a coin for which picture is "
-        "right. In a first prototype of this world (four seeds) sensitivity was what the visual term added; most of "
-        "the gain in coverage came with either control and with a lower learning rate too, so it is regularisation, "
-        "and the rate of hallucinated objects was not separably lower than with text DPO alone."
+        "right. Seen with five seeds: sensitivity is what the visual term adds (19.2 nats against 17.1, and 17.3 and "
+        "16.1 for the controls). Hallucinated objects are as rare with text DPO alone (0.8 % against 1.0 %, from 27 % "
+        "before), and the gain in coverage (88 % against 87 %) comes with either control too, so it is regularisation."
     ),
 )
