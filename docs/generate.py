@@ -6,8 +6,10 @@ import ast
 import inspect
 import json
 import os
+import sys
 import textwrap
 from dataclasses import MISSING, Field, fields
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -175,6 +177,23 @@ def beside_trl(table: Path) -> list[str]:
     return ["", text, "", *rows]
 
 
+def architectures() -> str:
+    """The page of model classes, from the data that their tests run on."""
+    sys.path.append(str(DOCS.parent / "tests"))
+    table = import_module("architectures").ARCHITECTURES
+    lines = [
+        written("architectures.md") + MARK,
+        "| class | reads | layout | forest against rows | what is particular |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in table.items():
+        reads = ", ".join(("text", *each.reads))
+        equal = f"below {each.tolerance:.0e}" if each.layout == "forest" else ""
+        particular = "; ".join(filter(None, (each.reason, each.note)))
+        lines.append(f"| `{name}` | {reads} | {each.layout} | {equal} | {particular} |")
+    return "\n".join(lines) + "\n"
+
+
 def readme() -> str:
     """The front page with its generated parts."""
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -183,6 +202,7 @@ def readme() -> str:
 
 PAGES = {
     "adding-a-method.md": adding_a_method,
+    "architectures.md": architectures,
     "cli.md": command_line,
     "data-formats.md": data_formats,
     "methods.md": methods,

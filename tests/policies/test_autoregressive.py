@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import factories
 import pytest
 import torch
@@ -121,9 +119,9 @@ def _stock_logps(model, owner, case):
     images = [part.value for message in case.context for part in message.media]
     if case.context[0].role == "raw":
         start = tokenizer(case.context[0].text)["input_ids"]
-        answer = [
-            t for part in case.response[0].parts for t in tokenizer(part.value, add_special_tokens=False).input_ids
-        ]
+        whole = tokenizer(case.context[0].text + case.text)["input_ids"]
+        kept = whole[: len(start)] == start
+        answer = whole[len(start) :] if kept else tokenizer(case.text, add_special_tokens=False)["input_ids"]
         inputs = {"input_ids": torch.tensor([start])}
         answer.append(tokenizer.eos_token_id)
     else:
@@ -182,10 +180,42 @@ def test_segments_follow_the_parts_of_a_response():
     model, owner = factories.llama()
     policy = build_policy(model, owner)
     encoded = policy.encode(_step_tree())
-    first = len(owner("First add. ", add_special_tokens=False)["input_ids"])
-    segment = encoded.cases[0].segment
-    assert segment[:first].tolist() == [0] * first
-    assert set(segment[first:].tolist()) == {1}
+    case = encoded.cases[0]
+    for number, part in enumerate(("First add.", "Then write two.")):
+        assert owner.decode(case.response[case.segment == number]).replace("</s>", "").strip() == part
+
+
+def test_turns_of_others_inside_a_response_are_not_scored():
+    model, owner = factories.llama()
+    policy = build_policy(model, owner)
+    turns = (Message.of("assistant", "two"), Message.of("user", "and a fork?"), Message.of("assistant", "three cups"))
+    record = Preference({"completion": Case((Message.of("user", "hello"),), turns)}, labels={"completion": True})
+    batch = policy.collate([policy.encode(record)])
+    scores = policy.score(model, batch)
+    told = owner.decode(batch.inputs["target_NU"][scores.mask])
+    assert "two" in told and "three cups" in told and "fork" not in told
+    assert (scores.logp[~scores.mask] == 0).all()
+
+
+@pytest.mark.parametrize("text", ["a <image> b", "<image>"])
+def test_a_placeholder_in_a_response_is_refused(text):
+    model, owner = factories.llava()
+    context = (Message.of("user", Part("image", factories.picture(0)), "what?"),)
+    with pytest.raises(DataError, match=r"record 0, field `chosen`.*placeholder"):
+        build_policy(model, owner).encode(pair(context, text, "b"))
+
+
+def test_prompt_and_response_are_tokenised_together_where_the_prompt_stays():
+    _, owner = factories.llama()
+    model, _ = factories.llama()
+    case = build_policy(model, owner).encode(pair("What is", " one plus one", "two")).cases[0]
+    assert case.ids.tolist() == [*owner("What is one plus one")["input_ids"], owner.eos_token_id]
+
+
+def test_a_prompt_that_brings_its_own_first_token_gets_no_second():
+    model, owner = factories.llama()
+    ids = build_policy(model, owner).encode(pair("<s>hello", "a", "b")).cases[0].prompt.ids
+    assert ids.tolist().count(owner.bos_token_id) <= 1
 
 
 def test_saved_models_load_by_path_and_score_the_same(made, tmp_path):
@@ -241,17 +271,6 @@ def test_empty_response_names_the_record():
     model, owner = factories.llama()
     with pytest.raises(DataError, match=r"record 4, field `rejected`.*empty response"):
         build_policy(model, owner).encode(pair("a", "b", "  ", record=4))
-
-
-def test_a_window_shorter_than_the_data_falls_back_to_rows(caplog):
-    from transformers import MistralConfig, MistralForCausalLM
-
-    sizes = factories._text_sizes(sliding_window=8)
-    model = MistralForCausalLM(MistralConfig(**sizes)).eval()
-    with caplog.at_level(logging.WARNING):
-        policy = build_policy(model, factories.tokenizer())
-    assert isinstance(policy.layout, Rows)
-    assert "sliding window of 8 tokens" in caplog.text
 
 
 def test_a_recurrent_model_falls_back_to_rows():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import factories
 import pytest
+from torch.utils.data import DataLoader
 
 from omnipref.errors import DataError, NeedsError
 from omnipref.objectives import dpo, kto, plackett_luce, sft
 from omnipref.objectives.objective import Needs
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.preferences import Case, pair, ranked, unpaired
-from omnipref.training import check_needs, prepare
+from omnipref.training import StreamedPreferences, check_needs, prepare
 from omnipref.training.data import narrowed
 
 
@@ -60,5 +62,32 @@ def test_a_record_that_cannot_be_encoded_is_set_aside_with_its_reason(tmp_path):
     (line,) = [json.loads(row) for row in aside.read_text().splitlines()]
     assert (line["record"], line["source"], line["field"]) == (1, "f.jsonl", "chosen")
     assert "at most 40" in line["reason"]
-    with pytest.raises(DataError, match="no record that can be trained on"):
+    with pytest.raises(DataError, match=r"no record that can be used.*record 1"):
         prepare(policy, records[1:], dpo().needs, aside, progress=False)
+
+
+def test_records_beyond_the_memory_are_encoded_again(tmp_path, monkeypatch):
+    model, owner = factories.llama()
+    policy = build_policy(model, owner)
+    records = [pair(f"What is {i}?", "a", "b", record=i) for i in range(6)]
+    whole = prepare(policy, records, dpo().needs, tmp_path / "aside.jsonl", progress=False)
+    monkeypatch.setattr("omnipref.training.data.CACHE_BYTES", 1000)
+    part = prepare(policy, records, dpo().needs, tmp_path / "aside.jsonl", progress=False)
+    assert len(part) == len(whole) == 6 and 0 < len(part.kept) < 6
+    for one, other in zip(whole, part, strict=True):
+        assert [case.ids.tolist() for case in one.cases] == [case.ids.tolist() for case in other.cases]
+
+
+def test_every_worker_reads_its_own_part_of_a_stream(tmp_path):
+    model, owner = factories.llama()
+    records = [pair(f"What is {i}?", "a", "b", record=i) for i in range(7)]
+    data = StreamedPreferences(build_policy(model, owner), records, dpo().needs, tmp_path / "aside.jsonl")
+    seen = [item.preference.record for item in DataLoader(data, batch_size=None, num_workers=2)]
+    assert sorted(seen) == list(range(7))
+
+
+def test_a_tie_is_no_preference():
+    record = pair("a", "b", "c")
+    tied = replace(record, comparisons=(replace(record.comparisons[0], tie=True),))
+    with pytest.raises(NeedsError, match="it is a tie"):
+        check_needs(dpo().needs, tied)

@@ -13,8 +13,9 @@ from omnipref.scores import Cases
 def align(preferences: Sequence[Preference]) -> Cases:
     """Number the cases of a batch: preference after preference, each in its own order of roles.
 
-    A pair labels its chosen case +1 and its rejected case -1, so that unpaired objectives take pairs as well. A column
-    is kept where every preference of the batch has it; `score/<role>` columns become `score` per case.
+    A pair labels its chosen case +1 and its rejected case -1, so that unpaired objectives take pairs as well, unless
+    it is a tie. A column is kept where every preference of the batch has it; `score/<role>` columns become `score` per
+    case; `weight` is the record's column of that name, or the weight of its first comparison.
 
     Example:
         >>> from omnipref.preferences import pair
@@ -43,8 +44,7 @@ def align(preferences: Sequence[Preference]) -> Cases:
     }
     if score and all(value == value for value in score):
         columns["score"] = torch.tensor(score)
-    weights = [max((c.weight for c in preference.comparisons), default=1.0) for preference in preferences]
-    columns.setdefault("weight", torch.tensor(weights))
+    columns["weight"] = torch.tensor([_weight(preference) for preference in preferences])
     return Cases(
         torch.tensor([preference.record for preference in preferences]),
         rows,
@@ -55,7 +55,15 @@ def align(preferences: Sequence[Preference]) -> Cases:
     )
 
 
+def _weight(preference: Preference) -> float:
+    """The record's own weight, else that of its first comparison."""
+    first = preference.comparisons[0].weight if preference.comparisons else 1.0
+    return float(preference.columns.get("weight", first))
+
+
 def _label(preference: Preference, role: str) -> int:
     if role in preference.labels:
         return 1 if preference.labels[role] else -1
+    if any(c.tie and role in (c.better, c.worse) for c in preference.comparisons):
+        return 0
     return {"chosen": 1, "rejected": -1}.get(role, 0)

@@ -11,12 +11,13 @@ from omnipref.config import TrainConfig
 from omnipref.errors import ConfigError, nearest
 
 
-def training_arguments(config: TrainConfig, *, evaluate: bool) -> TrainingArguments:
+def training_arguments(config: TrainConfig, *, evaluate: bool, media: bool = False) -> TrainingArguments:
     """The arguments of the run; `config.training_arguments` has the last word.
 
     Args:
         config: the run's configuration.
         evaluate: whether there are evaluation data.
+        media: whether the model has encoders of media, which a batch of text leaves without gradient.
 
     Raises:
         ConfigError: an unknown field in `training_arguments` (with the nearest known one), or values that
@@ -34,7 +35,9 @@ def training_arguments(config: TrainConfig, *, evaluate: bool) -> TrainingArgume
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "activation_checkpointing": config.gradient_checkpointing,
         "logging_first_step": True,
-        "ddp_find_unused_parameters": False,
+        "ddp_find_unused_parameters": media,
+        # Every process reads the stream and keeps its share; batches of other shapes cannot be handed out.
+        "accelerator_config": {"dispatch_batches": False},
     }
     known = {field.name for field in fields(TrainingArguments)}
     for name in config.training_arguments:

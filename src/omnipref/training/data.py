@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from omnipref.errors import DataError, NeedsError
@@ -26,27 +30,45 @@ BUILDERS = {
 """Which command adds the cases of a role."""
 
 
-class EncodedPreferences(Dataset):
-    """Encoded records, by index; build it with `prepare`."""
+CACHE_BYTES = 2**30
+"""Encoded records are kept in memory up to this size; those beyond are encoded again when they are needed."""
 
-    def __init__(self, encoded: Sequence[Any]):
-        self.encoded = encoded
+
+class EncodedPreferences(Dataset):
+    """Encoded records, by index; build it with `prepare`.
+
+    Args:
+        policy: encodes records that were not kept.
+        preferences: all records.
+        kept: encoded records by index, for as many as fit in memory.
+    """
+
+    def __init__(self, policy: Policy, preferences: Sequence[Preference], kept: Mapping[int, Any]):
+        self.policy, self.preferences, self.kept = policy, preferences, kept
 
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self.preferences)
 
     def __getitem__(self, index: int) -> Any:
-        return self.encoded[index]
+        return self.kept[index] if index in self.kept else self.policy.encode(self.preferences[index])
 
 
 class StreamedPreferences(IterableDataset):
-    """Records that are encoded as they are read; bad ones are set aside."""
+    """Records that are encoded as they are read; bad ones are set aside. Loader processes share the records out."""
 
     def __init__(self, policy: Policy, preferences: Iterable[Preference], needs: Needs, aside: Path):
         self.policy, self.preferences, self.needs, self.aside = policy, preferences, needs, aside
 
     def __iter__(self) -> Iterator[Any]:
-        return encode_all(self.policy, self.preferences, self.needs, self.aside)
+        worker = get_worker_info()
+        if worker is None:
+            own, aside = iter(self.preferences), self.aside
+        else:
+            own = itertools.islice(self.preferences, worker.id, None, worker.num_workers)
+            aside = self.aside.with_suffix(f".{worker.id}{self.aside.suffix}")
+        with SetAside(aside) as refused:
+            for preference in own:
+                yield from _encoded(self.policy, preference, self.needs, refused)
 
 
 def prepare(
@@ -67,33 +89,75 @@ def prepare(
     """
     for preference in preferences:
         check_needs(needs, preference)
-    shown = tqdm(preferences, desc="encoding", unit="record", disable=not progress, leave=False)
-    encoded = list(encode_all(policy, shown, needs, aside))
-    if not encoded:
-        raise DataError("no record that can be trained on", "at least one", cure=f"look at the reasons in {aside}")
-    return EncodedPreferences(encoded)
+    good: list[Preference] = []
+    kept: dict[int, Any] = {}
+    size = 0
+    with SetAside(aside) as refused:
+        for preference in tqdm(preferences, desc="encoding", unit="record", disable=not progress, leave=False):
+            for encoded in _encoded(policy, preference, needs, refused):
+                size += _size(encoded)
+                if size <= CACHE_BYTES:
+                    kept[len(good)] = encoded
+                good.append(narrowed(preference, needs))
+    if not good:
+        first = f"; the first: {refused.first}" if refused.first else ""
+        raise DataError("no record that can be used", "at least one", cure=f"look at the reasons in {aside}{first}")
+    return EncodedPreferences(policy, good, kept)
 
 
-def encode_all(policy: Policy, preferences: Iterable[Preference], needs: Needs, aside: Path) -> Iterator[Any]:
-    """Encode records one by one, setting bad ones aside."""
-    count = 0
-    for preference in preferences:
-        check_needs(needs, preference)
-        try:
-            yield policy.encode(narrowed(preference, needs))
-        except DataError as error:
-            count += 1
-            _set_aside(aside, error, fresh=count == 1)
-            logger.warning("set aside: %s", error)
-    if count:
-        logger.warning("%d records were set aside, with reasons in %s", count, aside)
+def _encoded(policy: Policy, preference: Preference, needs: Needs, refused: SetAside) -> Iterator[Any]:
+    check_needs(needs, preference)
+    try:
+        yield policy.encode(narrowed(preference, needs))
+    except DataError as error:
+        refused.add(error)
 
 
-def _set_aside(path: Path, error: DataError, fresh: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = {"record": error.record, "field": error.field, "source": error.source, "reason": error.reason}
-    with path.open("w" if fresh else "a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _size(value: Any) -> int:
+    """Bytes of the arrays and tensors inside an encoded record."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return int(value.nbytes)
+    if isinstance(value, Preference):
+        return 0
+    if is_dataclass(value):
+        return sum(_size(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, Mapping):
+        value = value.values()
+    return sum(_size(item) for item in value) if isinstance(value, (list, tuple, ValuesView)) else 0
+
+
+class SetAside:
+    """The side file of records that cannot be encoded: put in place as a whole at the end, by the first process only.
+
+    Args:
+        path: the file; one that an earlier run left is removed if nothing is set aside.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.lines = path, list[str]()
+        self.first = ""
+
+    def add(self, error: DataError) -> None:
+        """Note one record with its reason."""
+        self.first = self.first or str(error)
+        line = {"record": error.record, "field": error.field, "source": error.source, "reason": error.reason}
+        self.lines.append(json.dumps(line, ensure_ascii=False))
+        logger.warning("set aside: %s", error)
+
+    def __enter__(self) -> SetAside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if os.environ.get("RANK", "0") != "0":
+            return
+        if not self.lines:
+            self.path.unlink(missing_ok=True)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("\n".join([*self.lines, ""]), encoding="utf-8")
+        os.replace(temporary, self.path)
+        logger.warning("%d records were set aside, with reasons in %s", len(self.lines), self.path)
 
 
 def narrowed(preference: Preference, needs: Needs) -> Preference:
@@ -117,6 +181,9 @@ def check_needs(needs: Needs, preference: Preference) -> None:
         NeedsError: says which record, what it lacks, and what adds it.
     """
     place = f"{preference.source or 'data'}, record {preference.record}"
+    tied = [c for c in preference.comparisons if c.tie and {c.better, c.worse} <= needs.roles]
+    if tied:
+        raise NeedsError(f"{place}: the objective prefers `{tied[0].better}`, but the record says that it is a tie")
     have = f"it has the roles {', '.join(preference.roles)}"
     for role in sorted(needs.roles - set(preference.roles)):
         listed = "chosen" in needs.roles and any(name.startswith("response_") for name in preference.roles)
@@ -128,7 +195,9 @@ def check_needs(needs: Needs, preference: Preference) -> None:
     labelled = preference.labels or {"chosen", "rejected"} & set(preference.roles)
     if needs.labels and not labelled:
         raise NeedsError(f"{place}: the objective needs liked and disliked cases (`label`), and there are none; {have}")
-    for column in sorted(needs.columns - set(preference.columns)):
+    scored = all(f"score/{role}" in preference.columns for role in preference.roles)
+    have_columns = {*preference.columns, "weight", *(["score"] if scored else [])}
+    for column in sorted(needs.columns - have_columns):
         known = ", ".join(sorted(preference.columns)) or "no columns"
         raise NeedsError(f"{place}: the objective reads column `{column}`, which it lacks; it has {known}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from transformers import Trainer
 
 from omnipref.config import TrainConfig
 from omnipref.errors import ConfigError, OmniprefError, nearest
@@ -30,13 +32,13 @@ class Loaded:
         model: what is trained.
         policy: scores with it.
         owner: tokenizer or processor; None for pipelines.
-        save: writes the model so that its library loads it again.
+        save: writes what a trainer trained so that its library loads it again; every process calls it.
     """
 
     model: nn.Module
     policy: Policy
     owner: Any
-    save: Callable[[nn.Module, Path], None]
+    save: Callable[[Trainer, Path], None]
 
 
 def load(
@@ -78,13 +80,10 @@ def _load_autoregressive(name: str, settings: dict[str, Any], options: dict[str,
     model = load_model(name, **options)
     trust = {key: value for key, value in options.items() if key == "trust_remote_code"}
     owner = load_owner(name, **trust)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    without_dropout(model)
 
-    def save(trained: nn.Module, folder: Path) -> None:
-        trained.save_pretrained(folder)  # type: ignore[operator]
-        owner.save_pretrained(folder)
+    def save(trainer: Trainer, folder: Path) -> None:
+        trainer.save_model(str(folder))
 
     return Loaded(model, build_policy(model, owner, **settings), owner, save)
 
@@ -93,7 +92,10 @@ def _load_pipeline(name: str, settings: dict[str, Any], options: dict[str, Any])
     dtype = {key: value for key, value in options.items() if key == "dtype"}
     model, policy = load_diffusion_policy(name, **dtype, **settings)
 
-    def save(trained: nn.Module, folder: Path) -> None:
+    def save(trainer: Trainer, folder: Path) -> None:
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+        if not trainer.is_world_process_zero():
+            return
         if isinstance(trained, PeftModel):
             trained.save_pretrained(str(folder))
         else:
@@ -101,6 +103,16 @@ def _load_pipeline(name: str, settings: dict[str, Any], options: dict[str, Any])
             whole.save_pretrained(str(folder))
 
     return Loaded(model, policy, None, save)
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch off all dropout, so that policy and reference differ in weights alone; a LoRA's own comes later."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def adapted(loaded: Loaded, config: TrainConfig, needs_reference: bool) -> tuple[nn.Module, Reference | None]:
@@ -118,7 +130,7 @@ def adapted(loaded: Loaded, config: TrainConfig, needs_reference: bool) -> tuple
         model = _continue_adapter(model, config.adapter)
         own = lambda: copy_adapter(model)  # noqa: E731
     elif config.lora_r:
-        model = get_peft_model(model, _lora(config))  # type: ignore[arg-type]
+        model = get_peft_model(model, _lora(config, _encoders(model) if config.freeze_vision_tower else []))  # type: ignore[arg-type]
         own = AdapterOff
     if not needs_reference:
         return model, None
@@ -155,29 +167,46 @@ def from_pretrained_options(config: Any) -> dict[str, Any]:
 
 def freeze_encoders(model: nn.Module) -> None:
     """Stop gradients into vision and audio encoders, found through transformers' `get_encoder`."""
+    for name in _encoders(model):
+        model.get_submodule(name).requires_grad_(False)
+
+
+def _encoders(model: nn.Module) -> list[str]:
+    """Names of the modules that encode media."""
     backbone = backbone_of(model) if hasattr(model, "base_model") else model
     if not hasattr(backbone, "get_encoder"):
-        return
-    for modality in ("image", "audio"):
-        encoder = backbone.get_encoder(modality=modality)  # type: ignore[operator]
-        if encoder is not backbone:
-            encoder.requires_grad_(False)
+        return []
+    found = [backbone.get_encoder(modality=modality) for modality in ("image", "audio")]  # type: ignore[operator]
+    own = [encoder for encoder in found if encoder is not backbone]
+    return [name for name, module in model.named_modules() if any(module is encoder for encoder in own)]
+
+
+def has_encoders(model: nn.Module) -> bool:
+    """Whether a model has encoders of media."""
+    return bool(_encoders(model))
 
 
 def _continue_adapter(model: nn.Module, path: str) -> PeftModel:
     try:
-        return PeftModel.from_pretrained(model, path, is_trainable=True)  # type: ignore[arg-type]
+        adapter = PeftModel.from_pretrained(model, path, is_trainable=True)  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise ConfigError(f"no PEFT adapter at {path!r} that fits the model: {error}") from error
+    if adapter.active_peft_config.is_prompt_learning:
+        raise ConfigError(f"the adapter at {path!r} adds virtual tokens, which scoring does not see; use LoRA")
+    return adapter
 
 
-def _lora(config: TrainConfig) -> LoraConfig:
+def _lora(config: TrainConfig, frozen: Sequence[str]) -> LoraConfig:
     modules: Any = config.lora_target_modules or "all-linear"
     if modules == ["all-linear"]:
         modules = "all-linear"
     try:
         return LoraConfig(
-            r=config.lora_r, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=modules
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=modules,
+            exclude_modules=rf"({'|'.join(map(re.escape, frozen))})\..*" if frozen else None,
         )
     except (TypeError, ValueError) as error:
         raise OmniprefError(f"these LoRA settings cannot be used: {error}") from error

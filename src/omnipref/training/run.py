@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import set_seed
 
-from omnipref.config import TrainConfig, save_config
+from omnipref.config import TrainConfig, load_config, save_config
 from omnipref.errors import ConfigError, DataError
 from omnipref.objectives import Objective, parse_objective
 from omnipref.objectives.objective import Needs
@@ -22,9 +22,9 @@ from omnipref.policies.policy import Policy, Reference
 from omnipref.preferences import Preference, read, split, to_pairs
 from omnipref.training.arguments import training_arguments
 from omnipref.training.cached_reference import collate_with_reference, score_reference
-from omnipref.training.checkpoints import checkpoint_to_resume
+from omnipref.training.checkpoints import checkpoint_to_resume, step_of
 from omnipref.training.data import EncodedPreferences, StreamedPreferences, prepare
-from omnipref.training.models import Loaded, adapted, from_pretrained_options, load
+from omnipref.training.models import Loaded, adapted, from_pretrained_options, has_encoders, load
 from omnipref.training.progress import show_progress
 from omnipref.training.trainer import PreferenceTrainer
 
@@ -50,9 +50,7 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
     set_seed(config.seed)
     output = Path(config.output_dir)
     objective = objective or parse_objective(config.objective)
-    resume = checkpoint_to_resume(output, config.resume)
-    output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / "config.yaml")
+    resume = start(config, output)
     loaded = load(
         config.model_name_or_path,
         layout=config.layout,
@@ -64,7 +62,7 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
     model, reference = adapted(loaded, config, objective.needs.reference)
     trainer = PreferenceTrainer(
         model=model,
-        args=training_arguments(config, evaluate=data.evaluation is not None),
+        args=training_arguments(config, evaluate=data.evaluation is not None, media=has_encoders(loaded.model)),
         policy=loaded.policy,
         objective=objective,
         reference=reference,
@@ -78,6 +76,70 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     _finish(trainer, loaded, output)
     return trainer
+
+
+MAY_CHANGE = frozenset(
+    {
+        "output_dir",
+        "resume",
+        "max_steps",
+        "num_train_epochs",
+        "logging_steps",
+        "save_steps",
+        "save_total_limit",
+        "eval_steps",
+        "report_to",
+        "dataloader_num_workers",
+        "layout",
+        "precompute_ref_log_probs",
+        "training_arguments",
+        "per_device_eval_batch_size",
+        "eval_dataset",
+    }
+)
+"""Fields in which a run may differ from the one that it continues."""
+
+
+def start(config: TrainConfig, output: Path) -> Path | None:
+    """Make the folder ready: the checkpoint to continue from, if any, and `config.yaml`.
+
+    Checkpoints of a run that is not continued are moved to `previous-<n>/`.
+
+    Raises:
+        ConfigError: the folder cannot be written, or holds checkpoints of a run with another configuration.
+    """
+    resume = checkpoint_to_resume(output, config.resume)
+    saved = output / "config.yaml"
+    if resume and resume.parent == output and saved.exists():
+        before = load_config(TrainConfig, saved)
+        changed = [
+            f"{field.name} {getattr(before, field.name)!r} -> {getattr(config, field.name)!r}"
+            for field in fields(TrainConfig)
+            if field.name not in MAY_CHANGE and getattr(before, field.name) != getattr(config, field.name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{output} holds a run with another configuration ({'; '.join(changed)}). To continue it, give the "
+                "same values; to train anew, give another --output-dir, or --resume never"
+            )
+    if os.environ.get("RANK", "0") == "0":
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            if config.resume == "never":
+                _set_previous_aside(output)
+            save_config(config, saved)
+        except OSError as error:
+            raise ConfigError(f"{output} cannot be written ({error}); give another --output-dir") from error
+    return resume
+
+
+def _set_previous_aside(output: Path) -> None:
+    old = [folder for folder in output.glob("checkpoint-*") if step_of(folder) >= 0]
+    if old:
+        number = 1 + sum(1 for _ in output.glob("previous-*"))
+        (output / f"previous-{number}").mkdir()
+        for folder in old:
+            folder.rename(output / f"previous-{number}" / folder.name)
 
 
 @dataclass(frozen=True)
@@ -120,8 +182,13 @@ def _records(config: TrainConfig, sources: Sequence[str]) -> Iterator[Preference
         return [preference] if policy == "keep" else to_pairs(preference, policy, seed=seed)
 
     for source in sources:
+        aside = Path(config.output_dir) / f"{Path(source).name.partition('.')[0]}.quarantine.jsonl"
         for preference in read(
-            source, format=config.dataset_format, split=config.dataset_split, streaming=config.streaming
+            source,
+            format=config.dataset_format,
+            split=config.dataset_split,
+            streaming=config.streaming,
+            quarantine=aside if os.environ.get("RANK", "0") == "0" else None,
         ):
             yield from turn(preference)
 
@@ -139,7 +206,7 @@ def _precompute(
     evaluation = trainer.eval_dataset
     model: nn.Module = trainer.model  # type: ignore[assignment]
     # The first process fills the caches; the others then find them.
-    with trainer.args.main_process_first(desc="reference scores"):
+    with trainer.args.main_process_first(desc="reference scores"), trainer.accelerator.autocast():
         path = output / "reference_scores.safetensors"
         trainer.train_dataset = score_reference(policy, model, reference, data, path, size)
         if isinstance(evaluation, EncodedPreferences):
@@ -152,9 +219,9 @@ def _finish(trainer: PreferenceTrainer, loaded: Loaded, output: Path) -> None:
     metrics: dict[str, Any] = {}
     if trainer.eval_dataset is not None:
         metrics = trainer.evaluate()
+    loaded.save(trainer, output)
     if trainer.is_world_process_zero():
         trainer.save_state()
-        loaded.save(trainer.accelerator.unwrap_model(trainer.model), output)
         temporary = output / "eval_results.json.tmp"
         temporary.write_text(json.dumps(metrics, indent=2))
         os.replace(temporary, output / "eval_results.json")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerCallback, TrainingArguments
 
-from omnipref.errors import NonFiniteError, OmniprefError
+from omnipref.errors import ConfigError, NonFiniteError, OmniprefError
 from omnipref.objectives import Objective, preference_metrics, reduce_loss
 from omnipref.objectives.objective import Outcome
 from omnipref.policies.policy import Batch, Policy, Reference
@@ -54,6 +55,8 @@ class PreferenceTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
         callbacks: Sequence[TrainerCallback] = (),
     ):
+        if args.n_gpu > 1:
+            raise ConfigError("several GPUs without a launcher; start with `accelerate launch -m omnipref train ...`")
         args.remove_unused_columns = False
         args.prediction_loss_only = True
         super().__init__(
@@ -96,7 +99,9 @@ class PreferenceTrainer(Trainer):
         """Scores under the policy, and under the reference if the objective reads it."""
         needs = self.objective.needs
         seed = self.args.seed * 100_003 + (int(self.state.epoch or 0) if model.training else 99_991)
-        scores = self.policy.score(model, batch, extras=needs.extras, seed=seed)
+        # Accelerate would autocast in the model's own forward pass, which scoring does not go through.
+        with self.accelerator.autocast():
+            scores = self.policy.score(model, batch, extras=needs.extras, seed=seed)
         if not needs.reference:
             return scores
         cached = batch.inputs.get("ref_logp_NU")
@@ -104,7 +109,7 @@ class PreferenceTrainer(Trainer):
             return scores.with_reference(cached)
         if self.reference is None:
             raise OmniprefError("the objective compares with a reference, but the trainer has none; pass `reference`")
-        with torch.no_grad(), self.reference(model) as reference:
+        with torch.no_grad(), self.reference(model) as reference, self.accelerator.autocast():
             return scores.with_reference(self.policy.score(reference, batch, seed=seed).logp)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple:
@@ -125,14 +130,16 @@ class PreferenceTrainer(Trainer):
             self._sums[split][name] = [total + float(value) * weight, count + weight]
 
     def _means(self, split: str) -> dict[str, float]:
-        sums, self._sums[split] = self._sums[split], defaultdict(list)
-        names = sorted(sums)
-        if not names:
-            return {}
-        table = torch.tensor([sums[name] for name in names], dtype=torch.float64)
-        if self.args.world_size > 1:
-            table = torch.as_tensor(self.accelerator.reduce(table.float().to(self.args.device))).cpu().double()
-        return dict(zip(names, (table[:, 0] / table[:, 1]).tolist(), strict=True))
+        own, self._sums[split] = dict(self._sums[split]), defaultdict(list)
+        everyone = gather_object([own]) if self.args.world_size > 1 else [own]
+        names = sorted({name for sums in everyone for name in sums})
+        means = {}
+        for name in names:
+            total, count = (
+                sum(column) for column in zip(*(sums[name] for sums in everyone if name in sums), strict=True)
+            )
+            means[name] = total / count
+        return means
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial=trial))

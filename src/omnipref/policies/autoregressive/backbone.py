@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from omnipref.policies.autoregressive.encode import Positions, plain_positions, stack_features
-from omnipref.policies.autoregressive.media import MODALITIES, MediaItem
+from omnipref.errors import CapabilityError
+from omnipref.policies.autoregressive.encode import Positions, plain_positions
+from omnipref.policies.autoregressive.media import MODALITIES, SAMPLE_COUNTS, MediaItem
 
 
 def language_model(model: nn.Module) -> nn.Module:
@@ -24,13 +26,23 @@ def language_model(model: nn.Module) -> nn.Module:
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The model without its head."""
-    return language_model(model).base_model  # type: ignore[return-value]
+    """The model without its head; where the model names no base, the part of it that is a model too."""
+    inner = language_model(model)
+    base = inner.base_model
+    if base is not inner:
+        return base  # type: ignore[return-value]
+    return next((part for part in inner.children() if isinstance(part, PreTrainedModel)), inner)
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:
     """Whether a function has a parameter of this name."""
     return name in inspect.signature(function).parameters
+
+
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be given a parameter of this name, declared or not."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def call_inside(model: nn.Module, function: Callable[[], Any]) -> Any:
@@ -53,42 +65,165 @@ def call_inside(model: nn.Module, function: Callable[[], Any]) -> Any:
         inner.forward = original
 
 
+DERIVED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "audio_seqlens": ("feature_attention_mask", lambda mask: mask.sum(-1)),
+    "second_per_grids": ("video_second_per_grid", lambda seconds: seconds),
+}
+"""Arguments of position rules that follow from what processors give: name to source and function."""
+
+
 def positions_of(model: nn.Module) -> Positions:
     """How a model numbers positions: by its own rule where it has multimodal rotary embeddings, else by counting."""
     rule = getattr(backbone_of(model), "get_rope_index", None)
     if rule is None:
-        return plain_positions
+        first = _first_position(language_model(model))
+        return plain_positions if first == 0 else lambda ids, _types, _items: np.arange(first, first + len(ids))[None]
     names = set(inspect.signature(rule).parameters)
 
     def multimodal_positions(ids: np.ndarray, token_type: np.ndarray, items: Sequence[MediaItem]) -> np.ndarray:
-        inputs: dict[str, Tensor] = {}
-        for modality in MODALITIES:
-            own = [item for item in items if item.modality == modality]
-            inputs |= {name: value for name, value in (stack_features(own) if own else {}).items() if name in names}
         if not items:
             return np.repeat(np.arange(len(ids))[None], 3, 0)
-        found, _ = rule(
-            input_ids=torch.from_numpy(ids)[None], mm_token_type_ids=torch.from_numpy(token_type)[None], **inputs
-        )
-        return found[:, 0].numpy()
+        given = _by_name(items)
+        given |= {name: make(given[source]) for name, (source, make) in DERIVED.items() if source in given}
+        given["mm_token_type_ids"] = torch.from_numpy(token_type)[None]
+        given["attention_mask"] = torch.ones(1, len(ids), dtype=torch.long)
+        found, _ = rule(torch.from_numpy(ids)[None], **{name: given[name] for name in names & set(given)})
+        return found[:, 0].round().long().numpy()
 
     return multimodal_positions
 
 
-def encode_media(
-    backbone: nn.Module, media: Mapping[str, Sequence[Mapping[str, Tensor]]], order: Mapping[str, Sequence[int]]
-) -> dict[str, BaseModelOutputWithPooling]:
-    """Encode each distinct item once and repeat its features wherever the layout places it.
+def _by_name(items: Sequence[MediaItem]) -> dict[str, Tensor]:
+    """The model's inputs for all items, joined where their shapes allow."""
+    found: dict[str, list[Tensor]] = {}
+    for item in items:
+        for name, value in item.features.items():
+            found.setdefault(name, []).append(value)
+    return {name: torch.cat(values) for name, values in found.items() if len({v.shape[1:] for v in values}) == 1}
+
+
+def _first_position(model: nn.Module) -> int:
+    """The position that a model gives to a first token, as it prepares its own generation."""
+    prepare = getattr(model, "prepare_inputs_for_generation", None)
+    if prepare is None:
+        return 0
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    prepared = prepare(ids, attention_mask=torch.ones_like(ids), position_ids=torch.zeros_like(ids), use_cache=False)
+    found = prepared.get("position_ids")
+    return 0 if found is None else int(found.min())
+
+
+def repeated_media(backbone: nn.Module, inputs: Mapping[str, Any], modalities: Iterable[str]) -> dict[str, Tensor]:
+    """The model's own media inputs, repeated for each placement, as the model's processor would give them.
 
     Args:
-        media: modality to groups of features; the items of a group are joined along the first axis.
-        order: modality to the item index of each placement, in reading order of the rows.
+        backbone: the model without its head.
+        inputs: `media`: modality to groups of features, the items of a group joined along the first axis;
+            `media_count`: first-axis lengths of each item's features; `media_order`: the item of each placement, in
+            reading order of the rows; `media_rows`: placements of each row.
+        modalities: which to give.
     """
-    found = {}
-    for modality, groups in media.items():
-        encoder = getattr(backbone, MODALITIES[modality].encoder)
-        features: list[Tensor] = []
-        for group in groups:
-            features += list(encoder(**group, return_dict=True).pooler_output)
-        found[modality] = BaseModelOutputWithPooling(pooler_output=[features[i] for i in order[modality]])  # type: ignore[arg-type]
+    given: dict[str, Tensor] = {}
+    for modality in modalities:
+        counts, order = inputs["media_count"][modality], inputs["media_order"][modality]
+        items = [item for group, own in _groups(inputs["media"][modality], counts) for item in _split(group, own)]
+        given |= {name: joined([items[i][name] for i in order]) for name in items[0] if takes(backbone.forward, name)}
+        if SAMPLE_COUNTS in given:
+            given[SAMPLE_COUNTS] = torch.tensor([count for count in inputs["media_rows"][modality] if count])
+    return given
+
+
+def shared_media(backbone: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Media of a batch with each distinct item encoded once, where the model accepts encoded media of its kind.
+
+    Args:
+        backbone: the model without its head.
+        inputs: see `repeated_media`.
+    """
+    encoded: dict[str, BaseModelOutputWithPooling] = {}
+    for modality, groups in inputs["media"].items():
+        encoder = getattr(backbone, MODALITIES[modality].encoder, None)
+        if encoder and MODALITIES[modality].encoded_ahead and accepts(backbone.forward, "mm_encoder_outputs"):
+            counts, order = inputs["media_count"][modality], inputs["media_order"][modality]
+            encoded[modality] = _encode(encoder, groups, counts, order)
+    others = repeated_media(backbone, inputs, [name for name in inputs["media"] if name not in encoded])
+    return {**others, **({"mm_encoder_outputs": encoded} if encoded else {})}
+
+
+def _encode(
+    encoder: Callable[..., Any],
+    groups: Sequence[Mapping[str, Tensor]],
+    counts: Sequence[Mapping[str, int]],
+    order: Sequence[int],
+) -> BaseModelOutputWithPooling:
+    """Encode every item once; features of several layers ("deepstack") go along."""
+    pooled: list[list[Tensor]] = []
+    layers: list[list[list[Tensor]]] = []
+    output: Any = None
+    for group, part in _groups(groups, counts):
+        declared = {name: value for name, value in group.items() if accepts(encoder, name)}
+        output = encoder(**(declared or group), return_dict=True)  # a wrapper declares nothing and takes all
+        pooled += _divide(output.pooler_output, part)
+        deep = [_divide(layer, part) for layer in getattr(output, "deepstack_features", None) or ()]
+        layers = [[*old, *new] for old, new in zip(layers, deep, strict=True)] if layers else deep
+    found = type(output)(pooler_output=_placed(pooled, order, output.pooler_output))
+    if layers:
+        found["deepstack_features"] = [_placed(layer, order, list(layer)) for layer in layers]
     return found
+
+
+def _groups(
+    groups: Sequence[Mapping[str, Tensor]], counts: Sequence[Mapping[str, int]]
+) -> Iterator[tuple[Mapping[str, Tensor], Sequence[Mapping[str, int]]]]:
+    """Each group with the counts of its own items."""
+    start = 0
+    for group in groups:
+        name, length, end = next(iter(group)), 0, start
+        while length < len(group[name]):
+            length += counts[end][name]
+            end += 1
+        yield group, counts[start:end]
+        start = end
+
+
+def _divide(features: Any, counts: Sequence[Mapping[str, int]]) -> list[list[Tensor]]:
+    """Features of each item: encoders give one entry per item, per slice of its inputs (tiles), or per frame."""
+    entries = list(features)
+    equal = len(entries) // len(counts)
+    candidates = [[1] * len(counts), *([count[name] for count in counts] for name in counts[0]), [equal] * len(counts)]
+    for sizes in candidates:
+        if sum(sizes) == len(entries):
+            ends = np.cumsum(sizes)
+            return [entries[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    raise CapabilityError(
+        f"the model encodes {len(counts)} media as {len(entries)} entries, which cannot be told apart"
+    )
+
+
+def _placed(items: Sequence[Sequence[Tensor]], order: Sequence[int], like: Any) -> Any:
+    """Features by placement, in the container that the model itself uses: a list, or a tensor with a batch of one."""
+    found = [entry for i in order for entry in items[i]]
+    if not isinstance(like, Tensor):
+        return found
+    return torch.cat([entry.reshape(-1, entry.shape[-1]) for entry in found])[None]
+
+
+def _split(group: Mapping[str, Tensor], counts: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
+    """Undo the joining of a group of features."""
+    pieces = {name: value.split([count[name] for count in counts]) for name, value in group.items()}  # type: ignore[misc]
+    return [{name: piece[i] for name, piece in pieces.items()} for i in range(len(counts))]
+
+
+def joined(values: Sequence[Tensor]) -> Tensor:
+    """Tensors joined along their first axis, the others padded with zeros to the longest, as processors do.
+
+    Example:
+        >>> joined([torch.ones(1, 2), torch.ones(1, 3)]).tolist()
+        [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    longest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    padded = []
+    for value in values:
+        gaps = [size - own for size, own in zip(longest, value.shape[1:], strict=True)]
+        padded.append(nn.functional.pad(value, [n for gap in reversed(gaps) for n in (0, gap)]))
+    return torch.cat(padded)

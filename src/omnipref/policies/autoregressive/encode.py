@@ -21,7 +21,7 @@ from omnipref.policies.autoregressive.prompts import (
     token_id,
     tokenizer_of,
 )
-from omnipref.preferences import Case, Message, Preference
+from omnipref.preferences import RAW, Case, Message, Preference
 from omnipref.preferences.media import media_key
 
 Positions = Callable[[np.ndarray, np.ndarray, Sequence[MediaItem]], np.ndarray]
@@ -44,12 +44,16 @@ class EncodedPrompt:
             for tokens of media.
         token_type: 0 for text, the modality's number for media, `[L]`.
         items: media in order of appearance.
+        text: what was tokenised, placeholders expanded.
+        special: whether the tokenizer added its own first token.
     """
 
     ids: np.ndarray
     identity: np.ndarray
     token_type: np.ndarray
     items: tuple[MediaItem, ...]
+    text: str = ""
+    special: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def encode(
             if signature not in prompts:
                 prompts[signature] = encode_prompt(owner, case.context)
             prompt = prompts[signature]
-            response, segment = _fit(prompt, *_response(owner, case), max_length, truncate)
+            response, segment = _fit(prompt, *_response(owner, case, prompt), max_length, truncate)
             ids = np.concatenate([prompt.ids, response])
             token_type = np.concatenate([prompt.token_type, np.zeros_like(response)])
             cases.append(EncodedCase(prompt, response, segment, positions(ids, token_type, prompt.items)))
@@ -126,17 +130,27 @@ def encode_prompt(owner: TextOwner, context: Sequence[Message]) -> EncodedPrompt
     text = expand(owner, prompt_text(owner, context), items)
     tokenizer = tokenizer_of(owner)
     bos = tokenizer.bos_token
-    special = is_raw(context) or (owner is not tokenizer and not (isinstance(bos, str) and text.startswith(bos)))
-    ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-    if special and ids and ids[-1] == token_id(owner, "eos") and ids[-1:] != tokenizer(
-        text, add_special_tokens=False
-    )["input_ids"][-1:]:  # fmt: skip
-        ids = ids[:-1]  # the end that the tokenizer adds would stand before the answer
-    array = np.asarray(ids, dtype=np.int64)
+    written = isinstance(bos, str) and text.startswith(bos)
+    special = not written and (is_raw(context) or owner is not tokenizer)
+    array = np.asarray(_without_end(owner, text, special), dtype=np.int64)
     token_type = np.zeros_like(array)
     for name, modality in MODALITIES.items():
         token_type[np.isin(array, _token_ids(owner, name))] = modality.token_type
-    return EncodedPrompt(array, _identity(array, token_type, items, owner), token_type, items)
+    if token_type.any() and not items:
+        raise DataError(
+            "a placeholder of media in a prompt without media", "one medium per placeholder", field="prompt"
+        )
+    return EncodedPrompt(array, _identity(array, token_type, items, owner), token_type, items, text, special)
+
+
+def _without_end(owner: TextOwner, text: str, special: bool) -> list[int]:
+    """Ids of a text, without the end that some tokenizers add."""
+    tokenizer = tokenizer_of(owner)
+    ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+    if special and ids[-1:] == [token_id(owner, "eos")]:
+        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids if ids[-1:] == plain[-1:] else ids[:-1]
+    return ids
 
 
 def _token_ids(owner: Any, modality: str) -> list[int]:
@@ -166,36 +180,68 @@ def _signature(context: Sequence[Message]) -> tuple:
     )
 
 
-def _response(owner: TextOwner, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and segments of the response: each text part is a segment and is tokenised on its own."""
+def _response(owner: TextOwner, case: Case, prompt: EncodedPrompt) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and segments of the response: the index of the text part that a token ends in, -1 for others' turns."""
+    if any(message.media for message in case.response):
+        raise DataError("a medium in the response", "text: this model answers in text", cure="drop the record")
     if not case.text.strip():
         raise DataError("an empty response", "text", cure="drop the record")
-    tokenizer = tokenizer_of(owner)
-    ids: list[int] = []
-    segment: list[int] = []
-    for number, piece in enumerate(_pieces(response_text(owner, case), case)):
-        tokens = tokenizer(piece, add_special_tokens=False)["input_ids"]
-        ids += tokens
-        segment += [number] * len(tokens)
+    text = response_text(owner, case)
+    ids, ends = _tail(owner, prompt, text)
+    media = {number for name in MODALITIES for number in _token_ids(owner, name)}
+    if media & set(ids):
+        raise DataError("a placeholder of media in the response", "text", cure="drop the record or the placeholder")
+    starts, numbers = _pieces(text, case)
+    segment = numbers[np.searchsorted(starts, ends - 1, side="right") - 1] if len(ends) else np.empty(0, np.int64)
     end = token_id(owner, "eos")
     if is_raw(case.context) and end is not None and ids[-1:] != [end]:
-        ids.append(end)
-        segment.append(segment[-1] if segment else 0)
-    return np.asarray(ids, dtype=np.int64), np.asarray(segment, dtype=np.int64)
+        ids = [*ids, end]
+        segment = np.append(segment, segment[-1] if len(segment) else 0)
+    return np.asarray(ids, dtype=np.int64), segment.astype(np.int64)
 
 
-def _pieces(text: str, case: Case) -> list[str]:
-    """Cut the rendered response at the starts of its parts; what the template adds goes to the neighbours."""
-    parts = [part.value for message in case.response for part in message.parts if part.type == "text"]
-    cuts, place = [0], 0
-    for part in parts[1:]:
+def _tail(owner: TextOwner, prompt: EncodedPrompt, text: str) -> tuple[list[int], np.ndarray]:
+    """The response's ids, and where in its text each token ends.
+
+    Prompt and response are tokenised together, as the model has read them in pre-training; where that would change the
+    prompt's own tokens, the response is tokenised alone, as it is generated.
+    """
+    tokenizer = tokenizer_of(owner)
+    if not tokenizer.is_fast:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        lengths = [len(tokenizer.decode(ids[: k + 1], clean_up_tokenization_spaces=False)) for k in range(len(ids))]
+        return ids, np.array(lengths, dtype=np.int64)
+    whole = tokenizer(prompt.text + text, add_special_tokens=prompt.special, return_offsets_mapping=True)
+    ids, offsets, start = whole["input_ids"], whole["offset_mapping"], len(prompt.ids)
+    if ids[:start] == prompt.ids.tolist():
+        keep = len(_without_end(owner, prompt.text + text, prompt.special))
+        ends = [end - len(prompt.text) for _, end in offsets[start:keep]]
+        return ids[start:keep], np.array(ends, dtype=np.int64)
+    alone = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return alone["input_ids"], np.array([end for _, end in alone["offset_mapping"]], dtype=np.int64)
+
+
+def _pieces(text: str, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the rendered response its parts start, and their numbers; a turn that is not the model's has -1.
+
+    What the template writes between two parts belongs to the first of them.
+    """
+    parts = [
+        (part.value, message.role in (RAW, "assistant"))
+        for message in case.response
+        for part in message.parts
+        if part.type == "text"
+    ]
+    starts, place = [0], 0
+    for part, _ in parts[1:]:
         place = text.find(part, place + 1)
         if place < 0:
             raise DataError(
                 f"a response part {part[:40]!r} that the chat template changed", "parts that stay as they are"
             )
-        cuts.append(place)
-    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+        starts.append(place)
+    numbers = [number if scored else -1 for number, (_, scored) in enumerate(parts)]
+    return np.array(starts), np.array(numbers)
 
 
 def _fit(

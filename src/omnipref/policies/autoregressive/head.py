@@ -76,6 +76,9 @@ def head_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     divisor = getattr(config, "logits_scaling", None) or 1.0
 
     def head(hidden: Tensor) -> Tensor:
+        weight = getattr(linear, "weight", hidden)
+        if hidden.dtype == torch.float32 and weight.dtype in (torch.bfloat16, torch.float16):
+            hidden = hidden.to(weight.dtype)  # some models keep their states in float32
         logits = linear(hidden) * (factor / divisor) if factor != divisor else linear(hidden)
         return cap * torch.tanh(logits / cap) if cap else logits
 

@@ -6,14 +6,15 @@ Both give the same log-probabilities; a layout only decides which tokens share w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omnipref.policies.autoregressive.backbone import accepts, encode_media
+from omnipref.policies.autoregressive.attention import TOKEN_TYPES, Attention, forest_masks
+from omnipref.policies.autoregressive.backbone import accepts, repeated_media, shared_media
 from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreference, media_of_cases, stack_features
 from omnipref.policies.autoregressive.forest import Layout, Tree, grow, lay_out
 from omnipref.policies.autoregressive.media import MODALITIES
@@ -21,6 +22,11 @@ from omnipref.policies.autoregressive.media import MODALITIES
 
 class CaseLayout(Protocol):
     """Lays cases out as rows of tokens and runs a backbone over them."""
+
+    @property
+    def attention(self) -> Attention:
+        """How the model's attention departs from plain causal attention."""
+        ...
 
     def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
         """The token trees whose union covers all cases, in the order of cases."""
@@ -38,9 +44,15 @@ class CaseLayout(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """One row per case, padded on the right; the model's own masks, positions and media handling."""
+    """One row per case, padded on the right; the model's own masks, positions and media handling.
+
+    Args:
+        row_tokens: rows hold one case each.
+        attention: the model's blocks; `attention_of(model)`.
+    """
 
     row_tokens: int = 0
+    attention: Attention = field(default_factory=Attention)
 
     def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
         """A tree of its own for each case."""
@@ -48,15 +60,13 @@ class Rows:
 
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """The stock forward pass; an item that occurs in several rows is encoded for each."""
-        features: dict[str, Tensor] = {}
-        for modality, groups in inputs["media"].items():
-            items = [item for group in groups for item in _split(group, inputs["media_count"][modality])]
-            placed = [items[i] for i in inputs["media_order"][modality]]
-            features |= {name: torch.cat([item[name] for item in placed]) for name in placed[0]}
-        if accepts(backbone.forward, "mm_token_type_ids"):
-            features["mm_token_type_ids"] = inputs["token_type_BT"]
+        types = {name: inputs["token_type_BT"] for name in TOKEN_TYPES if accepts(backbone.forward, name)}
         return backbone(
-            input_ids=inputs["ids_BT"], attention_mask=(inputs["valid_BT"]).long(), use_cache=False, **features
+            input_ids=inputs["ids_BT"],
+            attention_mask=(inputs["valid_BT"]).long(),
+            use_cache=False,
+            **types,
+            **repeated_media(backbone, inputs, inputs["media"]),
         ).last_hidden_state
 
 
@@ -66,41 +76,27 @@ class Forest:
 
     Args:
         row_tokens: put several preferences into one row, up to this many tokens; 0 gives each its own row.
+        attention: the model's blocks; `attention_of(model)`.
     """
 
     row_tokens: int = 0
+    attention: Attention = field(default_factory=Attention)
 
     def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
         """One tree per preference."""
-        return [grow([case.identity for case in preference.cases]) for preference in preferences]
+        return [grow([self.attention.identity(case) for case in preference.cases]) for preference in preferences]
 
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """A forward pass with a tree attention mask and explicit positions."""
-        media = {"mm_encoder_outputs": encode_media(backbone, inputs["media"], inputs["media_order"])}
         position = inputs["position_RBT"]
+        config = backbone.config.get_text_config()  # type: ignore[union-attr,operator]
         return backbone(
             input_ids=inputs["ids_BT"],
-            attention_mask=tree_mask(inputs["run_BT"], inputs["ancestor_BGG"], next(backbone.parameters()).dtype),
+            attention_mask=forest_masks(self.attention, config, inputs, next(backbone.parameters()).dtype),
             position_ids=position[0] if len(position) == 1 else position,
             use_cache=False,
-            **(media if inputs["media"] else {}),
+            **shared_media(backbone, inputs),
         ).last_hidden_state
-
-
-def tree_mask(run_BT: Tensor, ancestor_BGG: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask `[B, 1, T, T]`: a token sees the tokens before it on its own path, and itself."""
-    width = run_BT.shape[1]
-    rows = torch.arange(len(run_BT), device=run_BT.device)[:, None, None]
-    on_path = ancestor_BGG[rows, run_BT[:, :, None], run_BT[:, None, :]]
-    earlier = torch.ones(width, width, dtype=torch.bool, device=run_BT.device).tril()
-    mask = torch.zeros(on_path.shape, dtype=dtype, device=run_BT.device)
-    return mask.masked_fill_(~(on_path & earlier), torch.finfo(dtype).min)[:, None]
-
-
-def _split(group: Mapping[str, Tensor], counts: Sequence[int]) -> list[dict[str, Tensor]]:
-    """Undo the joining of a group of features."""
-    pieces = {name: value.split([count[name] for count in counts]) for name, value in group.items()}  # type: ignore[index]
-    return [{name: piece[i] for name, piece in pieces.items()} for i in range(len(counts))]
 
 
 def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
@@ -117,11 +113,15 @@ def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], p
     units = placed.predictor_NU.shape[1]
     mask = np.arange(units)[None] < placed.length_N[:, None]
     target = np.where(mask, [_row(case.ids, row) for case, row in zip(cases, placed.target_NU, strict=True)], 0)
+    blocks = layout.attention.blocks
+    block = [blocks.number(case) for case in cases]
     segment = [np.concatenate([np.zeros(len(case.prompt.ids), dtype=np.int64), case.segment]) for case in cases]
     arrays = {
         "ids_BT": ids,
         "valid_BT": valid,
-        "token_type_BT": _gather(placed, [case.token_type for case in cases], 0),
+        "token_type_BT": _gather(placed, [blocks.token_type(case) for case in cases], 0),
+        "block_BT": _gather(placed, block, -1),
+        "depth_BT": placed.depth_BT,
         "run_BT": placed.run_BT,
         "ancestor_BGG": placed.ancestor_BGG,
         "position_RBT": np.stack(
@@ -133,6 +133,7 @@ def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], p
         "segment_NU": np.where(mask, [_row(line, row) for line, row in zip(segment, placed.target_NU, strict=True)], 0),
     }
     inputs: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    inputs |= {"longest": int(placed.depth_BT.max()) + 1, "blocks": any((number >= 0).any() for number in block)}
     return inputs | _media(placed, cases)
 
 
@@ -150,24 +151,24 @@ def _gather(placed: Layout, values: Sequence[np.ndarray], fill: int) -> np.ndarr
 
 
 def _media(placed: Layout, cases: Sequence[EncodedCase]) -> dict[str, Any]:
-    """Distinct media, joined in groups of one shape, and the item index of each placement in reading order."""
+    """Distinct media, joined in groups of one shape, and the item of each placement in reading order, by row."""
     items = list(media_of_cases(cases).values())
     identity = _gather(placed, [case.identity for case in cases], 0)
-    code = -identity[identity < 0] - 1
-    contents = (code[code % 2**20 == 0] // 2**20).tolist()
-    media: dict[str, list[dict[str, Tensor]]] = {}
-    order: dict[str, list[int]] = {}
-    counts: dict[str, list[dict[str, int]]] = {}
+    code = np.where(identity < 0, -identity - 1, 1)
+    starts = [(line[line % 2**20 == 0] // 2**20).tolist() for line in code]
+    found: dict[str, dict[str, Any]] = {"media": {}, "media_order": {}, "media_rows": {}, "media_count": {}}
     for modality in MODALITIES:
         own = [item for item in items if item.modality == modality]
         if not own:
             continue
         shapes: dict[tuple, list[int]] = {}
         for number, item in enumerate(own):
-            shapes.setdefault(tuple(v.shape[1:] for v in item.features.values()), []).append(number)
+            shapes.setdefault(tuple((v.shape[1:], v.dtype) for v in item.features.values()), []).append(number)
         sequence = [number for group in shapes.values() for number in group]
         place = {int(own[number].key[:10], 16): index for index, number in enumerate(sequence)}
-        media[modality] = [stack_features([own[number] for number in group]) for group in shapes.values()]
-        order[modality] = [place[content] for content in contents if content in place]
-        counts[modality] = [{name: len(v) for name, v in own[number].features.items()} for number in sequence]
-    return {"media": media, "media_order": order, "media_count": counts}
+        rows = [[place[content] for content in line if content in place] for line in starts]
+        found["media"][modality] = [stack_features([own[number] for number in group]) for group in shapes.values()]
+        found["media_order"][modality] = [number for row in rows for number in row]
+        found["media_rows"][modality] = [len(row) for row in rows]
+        found["media_count"][modality] = [{k: len(v) for k, v in own[number].features.items()} for number in sequence]
+    return found

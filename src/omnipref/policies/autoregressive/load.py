@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -17,16 +18,18 @@ from transformers import (
     AutoTokenizer,
 )
 
-from omnipref.errors import CapabilityError, ConfigError
+from omnipref.errors import CapabilityError, ConfigError, OmniprefError
+from omnipref.policies.autoregressive.attention import LIMITS, attention_of, layer_types, reaches
 from omnipref.policies.autoregressive.backbone import accepts, backbone_of, language_model, positions_of
-from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreference, EncodedPrompt
+from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreference, EncodedPrompt, encode
+from omnipref.policies.autoregressive.head import head_of
 from omnipref.policies.autoregressive.layouts import CaseLayout, Forest, Rows, batch_inputs
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
 from omnipref.policies.autoregressive.prompts import TextOwner
 from omnipref.policies.cases import align
 from omnipref.policies.policy import Batch
 from omnipref.policies.reference import evaluating
-from omnipref.preferences import pair
+from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair
 
 LAYOUTS: dict[str, type[Forest] | type[Rows]] = {"forest": Forest, "rows": Rows}
 
@@ -74,54 +77,131 @@ def build_policy(
         max_length: longest case in tokens; the model's own limit where None.
         truncate: see `AutoregressivePolicy`.
     """
-    chosen: CaseLayout = LAYOUTS[layout]()
-    reason = why_no_forest(model, max_length) if isinstance(chosen, Forest) else None
+    _check_decoder(model)
+    _check_head(model)
+    attention = attention_of(language_model(model))
+    chosen: CaseLayout = LAYOUTS[layout](attention=attention)
+    reason = why_no_forest(model, max_length, owner) if isinstance(chosen, Forest) else None
     if reason:
         logger.warning("scoring one row per case: %s", reason)
-        chosen = Rows()
-    text_config = language_model(model).config.get_text_config()  # type: ignore[union-attr,operator]
-    limit = max_length or getattr(text_config, "max_position_embeddings", None)
+        chosen = Rows(attention=attention)
+    limit = max_length or getattr(_text_config(model), "max_position_embeddings", None)
     return AutoregressivePolicy(owner, chosen, positions_of(model), limit, truncate)
 
 
-def why_no_forest(model: nn.Module, max_length: int | None = None) -> str | None:
+def _check_decoder(model: nn.Module) -> None:
+    inner = language_model(model)
+    if inner.config.is_encoder_decoder:  # type: ignore[union-attr]
+        raise CapabilityError(f"{type(inner).__name__} is an encoder-decoder; decoder-only models can be aligned")
+
+
+def _text_config(model: nn.Module) -> Any:
+    return language_model(model).config.get_text_config()  # type: ignore[union-attr,operator]
+
+
+def why_no_forest(model: nn.Module, max_length: int | None = None, owner: TextOwner | None = None) -> str | None:
     """Why a model cannot score token forests, or None: what it lacks, or a difference on a small trial.
+
+    Args:
+        model: as loaded.
+        max_length: longest case in tokens, None for no limit.
+        owner: its processor; with it, pictures are tried too.
 
     Raises:
         CapabilityError: the model is an encoder-decoder, which no layout scores.
     """
     inner, backbone = language_model(model), backbone_of(model)
-    if inner.config.is_encoder_decoder:  # type: ignore[union-attr]
-        raise CapabilityError(f"{type(inner).__name__} is an encoder-decoder; decoder-only models can be aligned")
-    if getattr(inner, "_is_stateful", False):
-        return f"{type(inner).__name__} is recurrent: its state cannot branch"
+    _check_decoder(model)
+    strange = sorted(set(layer_types(_text_config(model))) - {"full_attention", *LIMITS})
+    if getattr(inner, "_is_stateful", False) or strange:
+        kinds = f" (layers: {', '.join(strange)})" if strange else ""
+        return f"{type(inner).__name__} is recurrent: its state cannot branch{kinds}"
     for name in ("attention_mask", "position_ids"):
         if not accepts(backbone.forward, name):
             return f"{type(backbone).__name__} takes no {name}"
-    if hasattr(backbone, "get_image_features") and not accepts(backbone.forward, "mm_encoder_outputs"):
-        return f"{type(backbone).__name__} takes no precomputed media"
-    window = getattr(inner.config.get_text_config(), "sliding_window", None)  # type: ignore[union-attr,operator]
-    if window and (max_length is None or max_length > window):
-        return f"its sliding window of {window} tokens is shorter than the longest case; set --max_length {window}"
-    return _trial(model)
+    if accepts(backbone.forward, "cross_attention_mask"):
+        return f"{type(backbone).__name__} looks at pictures through cross-attention, whose masks cannot branch"
+    return _difference(model, _small_pair(model)) or _short_window(model, max_length) or _pictures(model, owner)
+
+
+def _short_window(model: nn.Module, max_length: int | None) -> str | None:
+    """Try with the reach of windows and chunks narrowed, so that a short trial goes beyond it."""
+    config = _text_config(model)
+    found = {LIMITS[kind]: reach for kind, reach in reaches(config).items() if reach}
+    shortest = min(found.values(), default=None)
+    if shortest is None or (max_length is not None and max_length <= shortest):
+        return None
+    try:
+        for name in found:
+            setattr(config, name, 3)
+        reason = _difference(model, _small_pair(model))
+    finally:
+        for name, reach in found.items():
+            setattr(config, name, reach)
+    cure = f"its sliding window of {shortest} tokens is shorter than the longest case; set --max_length {shortest}"
+    return f"{cure} ({reason})" if reason else None
+
+
+def _pictures(model: nn.Module, owner: TextOwner | None) -> str | None:
+    """Try one answer to one question about two pictures, where the processor takes pictures."""
+    if getattr(owner, "image_token", None) is None or not hasattr(backbone_of(model), "get_image_features"):
+        return None
+    noise = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3), dtype=np.uint8)
+    contexts = [(Message("raw", (Part("image", Image.fromarray(each)), Part("text", "what? "))),) for each in noise]
+    answer = (Message.of("raw", "this"),)
+    cases = {role: Case(context, answer) for role, context in zip(("chosen", "rejected"), contexts, strict=True)}
+    try:
+        encoded = encode(owner, Preference(cases, (Comparison(*cases),)), positions_of(model))  # type: ignore[arg-type]
+    except (OmniprefError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        logger.info("no trial with pictures: %s", error)
+        return None
+    return _difference(model, encoded)
 
 
 @torch.no_grad()
-def _trial(model: nn.Module, tolerance: float = 0.05) -> str | None:
-    """Score one small pair both ways."""
-    encoded = _small_pair(model)
+def _difference(model: nn.Module, encoded: EncodedPreference) -> str | None:
+    """Score one small preference both ways; None where both agree."""
     found = []
-    device = next(model.parameters()).device
+    device, attention = next(model.parameters()).device, attention_of(language_model(model))
     with evaluating(model):
-        for layout in (Rows(), Forest()):
+        for layout in (Rows(attention=attention), Forest(attention=attention)):
             policy = AutoregressivePolicy(owner=None, layout=layout)  # type: ignore[arg-type]
             batch = Batch(align([encoded.preference]), batch_inputs(layout, [encoded], 0)).to(device)
             try:
                 found.append(policy.score(model, batch).logp)
-            except (TypeError, ValueError, RuntimeError) as error:
+            except (AttributeError, CapabilityError, TypeError, ValueError, RuntimeError) as error:
                 return f"{type(error).__name__} on a trial of {type(layout).__name__}: {error}"
     difference = float((found[0] - found[1]).abs().max())
-    return f"a trial differed from separate rows by {difference:.3g} nats" if not difference <= tolerance else None
+    same = difference <= _tolerance(model)
+    return None if same else f"a trial differed from separate rows by {difference:.3g} nats"
+
+
+def _tolerance(model: nn.Module) -> float:
+    """Nats by which two ways to compute a log-probability may differ: wrong masks and heads differ by far more."""
+    return max(0.05, 32 * torch.finfo(next(model.parameters()).dtype).eps)
+
+
+@torch.no_grad()
+def _check_head(model: nn.Module) -> None:
+    """Compare the model's own logits with those of its head on its last hidden states.
+
+    Raises:
+        CapabilityError: they differ, so that scores would be wrong.
+    """
+    inner = language_model(model)
+    ids = torch.from_numpy(_small_pair(model).cases[0].ids)[None].to(next(model.parameters()).device)
+    with evaluating(model):
+        states = getattr(backbone_of(model)(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        own = inner(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+    if not isinstance(states, torch.Tensor):
+        raise CapabilityError(f"{type(inner).__name__} does not part into a body and a head, so it cannot be scored")
+    ours = head_of(inner)(states[0]).log_softmax(-1)
+    difference = float((own - ours).abs().max())
+    if not difference <= _tolerance(model):
+        raise CapabilityError(
+            f"{type(inner).__name__} does something to its logits that its configuration does not tell "
+            f"(difference {difference:.3g} nats), so its answers cannot be scored"
+        )
 
 
 def _small_pair(model: nn.Module) -> EncodedPreference:
@@ -131,7 +211,7 @@ def _small_pair(model: nn.Module) -> EncodedPreference:
     special = {value for name, value in vars(config).items() if name.endswith(("token_id", "token_index"))}
     draw = np.array([t for t in np.random.default_rng(0).integers(0, vocabulary, 40) if int(t) not in special])
     zeros = np.zeros(8, dtype=np.int64)
-    prompt = EncodedPrompt(draw[:4], draw[:4], zeros[:4], ())
+    prompt = EncodedPrompt(draw[:4], draw[:4].copy(), zeros[:4], ())
     positions = positions_of(model)
     cases = []
     for response in (draw[4:7], draw[7:10]):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
@@ -19,26 +24,61 @@ class Modality:
     """How processors and models of `transformers` speak of one kind of medium.
 
     Args:
-        load: from a record's value to what the processor takes.
+        load: from a record's value and the processor to what the processor takes, and its further options.
         argument: keyword of `processor(...)`.
-        replace: the processor's method that writes an item's placeholder text.
         replacements: keyword of `get_text_with_replacements`.
         encoder: the model's method that encodes items.
         token_type: value in `mm_token_type_ids`.
+        encoded_ahead: whether models take encoded items of this kind in `mm_encoder_outputs`.
     """
 
-    load: Any
+    load: Callable[[Any, Any], tuple[Any, dict[str, Any]]]
     argument: str
-    replace: str
     replacements: str
     encoder: str
     token_type: int
+    encoded_ahead: bool
+
+
+def _image(value: Any, processor: Any) -> tuple[Any, dict[str, Any]]:
+    del processor
+    return load_image(value), {}
+
+
+def _video(value: Any, processor: Any) -> tuple[Any, dict[str, Any]]:
+    """Frames as they are; processors that write times into the text are told one frame a second."""
+    del processor
+    frames = load_video(value)
+    count = len(frames)
+    told = {"fps": 1.0, "total_num_frames": count, "duration": float(count), "frames_indices": list(range(count))}
+    return frames, {"video_metadata": [told], "do_sample_frames": False}
+
+
+def _audio(value: Any, processor: Any) -> tuple[Any, dict[str, Any]]:
+    """Samples at the processor's own rate."""
+    samples, rate = load_audio(value)
+    extractor = getattr(processor, "audio_processor", None) or getattr(processor, "feature_extractor", None)
+    wanted = getattr(extractor, "sampling_rate", rate)
+    return resampled(samples, rate, wanted), {"sampling_rate": wanted}
+
+
+def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Sound at another sampling rate, float32 `[samples]`: its spectrum cut or continued with zeros.
+
+    Example:
+        >>> resampled(np.ones(8, dtype=np.float32), 8000, 4000).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    if rate == wanted:
+        return samples
+    length = round(len(samples) * wanted / rate)
+    return (np.fft.irfft(np.fft.rfft(samples), length) * (length / len(samples))).astype(np.float32)
 
 
 MODALITIES: Mapping[str, Modality] = {
-    "image": Modality(load_image, "images", "replace_image_token", "images_replacements", "get_image_features", 1),
-    "video": Modality(load_video, "videos", "replace_video_token", "videos_replacements", "get_video_features", 2),
-    "audio": Modality(load_audio, "audio", "replace_audio_token", "audio_replacements", "get_audio_features", 3),
+    "image": Modality(_image, "images", "images_replacements", "get_image_features", 1, True),
+    "video": Modality(_video, "videos", "videos_replacements", "get_video_features", 2, True),
+    "audio": Modality(_audio, "audio", "audio_replacements", "get_audio_features", 3, False),
 }
 
 
@@ -68,10 +108,9 @@ def process(processor: Any, parts: Sequence[Part]) -> tuple[MediaItem, ...]:
     """
     seen: dict[tuple[str, str], MediaItem] = {}
     items = []
-    counts: dict[str, int] = {}
+    totals = Counter(part.type for part in parts)
+    counts: Counter[str] = Counter()
     for part in parts:
-        number = counts.get(part.type, 0)
-        counts[part.type] = number + 1
         if part.type not in MODALITIES or not isinstance(processor, ProcessorMixin):
             raise CapabilityError(
                 f"the data hold {part.type} input, which {type(processor).__name__} cannot process. "
@@ -80,19 +119,44 @@ def process(processor: Any, parts: Sequence[Part]) -> tuple[MediaItem, ...]:
         try:
             key = (part.type, media_key(part.value))
             if key not in seen:
-                seen[key] = _item(processor, part, key[1])
+                seen[key] = _item(processor, part, key[1], totals[part.type] > 1)
         except DataError as error:
-            raise error.at(field=f"{part.type}s[{number}]") from None
+            raise error.at(field=f"{part.type}s[{counts[part.type]}]") from None
+        counts[part.type] += 1
         items.append(seen[key])
     return tuple(items)
 
 
-def _item(processor: ProcessorMixin, part: Part, key: str) -> MediaItem:
+SAMPLE_COUNTS = "batch_num_images"
+"""Input of models that read a picture alone otherwise than several: the number of pictures of each sample."""
+TEXT_INPUTS = frozenset(
+    ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
+)
+"""What processors return about the text rather than the medium."""
+
+
+def _item(processor: ProcessorMixin, part: Part, key: str, several: bool) -> MediaItem:
     modality = MODALITIES[part.type]
-    loaded = modality.load(part.value)
-    features = dict(processor(**{modality.argument: [loaded]}, return_tensors="pt"))  # type: ignore[call-arg]
-    placeholder = getattr(processor, modality.replace)(features, 0)
+    medium, options = modality.load(part.value, processor)
+    features, placeholder = _processed(processor, part.type, [medium], options)
+    if several and SAMPLE_COUNTS in features:
+        features, placeholder = _processed(processor, part.type, [medium, medium], options)
+        features = {name: value if name == SAMPLE_COUNTS else value[:1] for name, value in features.items()}
+        key = hashlib.sha256(f"{key} among several".encode()).hexdigest()[: len(key)]
     return MediaItem(part.type, key, features, placeholder)
+
+
+def _processed(
+    processor: Any, kind: str, media: list[Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], str]:
+    """Run the processor on a sample's media and their marks alone; what replaces the first mark is its placeholder."""
+    mark = getattr(processor, f"{kind}_token", None)
+    if mark is None:
+        raise CapabilityError(f"{type(processor).__name__} has no placeholder for {kind} input")
+    given = {MODALITIES[kind].argument: [media] if kind == "image" else media, **options}
+    found = processor(text=[mark * len(media)], **given, return_text_replacement_offsets=True, return_tensors="np")
+    features = {name: torch.as_tensor(value) for name, value in found.items() if name not in TEXT_INPUTS}
+    return features, found["text_replacement_offsets"][0][0]["replacement"]
 
 
 def expand(processor: Any, text: str, items: Sequence[MediaItem]) -> str:
@@ -111,8 +175,17 @@ def expand(processor: Any, text: str, items: Sequence[MediaItem]) -> str:
         token = getattr(processor, f"{name}_token", None)
         if token and text.count(token) != sum(item.modality == name for item in items):
             raise _mismatch(processor, text, items)
-    texts, _ = processor.get_text_with_replacements([text], **replacements)
+    texts, _ = processor.get_text_with_replacements(_normal(processor, text, items), **replacements)
     return texts[0]
+
+
+def _normal(processor: Any, text: str, items: Sequence[MediaItem]) -> list[str]:
+    """The text as the processor lays it out before it expands marks; only the number of pictures matters to that."""
+    pictures = [Image.new("RGB", (1, 1)) for item in items if item.modality == "image"]
+    if not pictures or not hasattr(processor, "prepare_inputs_layout"):
+        return [text]
+    _, texts, *_ = processor.prepare_inputs_layout(images=pictures, text=[text])
+    return texts
 
 
 def _mismatch(processor: Any, text: str, items: Sequence[MediaItem]) -> DataError:

@@ -68,7 +68,7 @@ class AutoregressivePolicy:
     def _score(self, model: nn.Module, batch: Batch, extras: frozenset[str]) -> Scores:
         inputs = batch.inputs
         hidden = self.layout.hidden(backbone_of(model), inputs).flatten(0, 1)
-        mask = inputs["mask_NU"]
+        mask = inputs["mask_NU"] & (inputs["segment_NU"] >= 0)
         # Cases that share a response prefix share its scored places too: each (state, target) is looked up once.
         places = torch.stack([inputs["predictor_NU"][mask], inputs["target_NU"][mask]])
         distinct, where = places.unique(dim=1, return_inverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from omnipref.errors import CapabilityError, DataError
@@ -59,17 +60,18 @@ def response_text(owner: TextOwner, case: Case) -> str:
     """What the model should write after `prompt_text`, end-of-turn marks included for chats.
 
     Raises:
-        CapabilityError: the template renders context and response so that the prompt is no prefix of the whole.
+        DataError: the template renders context and response so that the prompt is no prefix of the whole.
     """
     if is_raw(case.context):
         return case.text
     prompt = prompt_text(owner, case.context)
     whole = render(owner, _joined(case), finished=True)
     if not whole.startswith(prompt):
-        raise CapabilityError(
-            "the chat template rewrites the prompt when an answer follows, so the answer's tokens cannot be told "
-            f"apart: the prompt renders to {prompt[-80:]!r}, the whole to {whole[max(0, len(prompt) - 80) :][:160]!r}. "
-            "To mend: set a template whose generation prompt is a prefix of its finished dialogue"
+        raise DataError(
+            f"a prompt that the chat template rewrites when an answer follows: alone it renders to {prompt[-80:]!r}, "
+            f"with the answer to {whole[max(0, len(prompt) - 80) :][:160]!r}",
+            "a prompt that stays, so that the answer's tokens can be told apart",
+            cure="set a template whose generation prompt is a prefix of its finished dialogue",
         )
     return whole[len(prompt) :]
 
@@ -79,6 +81,7 @@ def render(owner: TextOwner, messages: Sequence[Message], *, partial: bool = Fal
 
     Raises:
         CapabilityError: there is no chat template.
+        DataError: the template refuses the dialogue, such as one with a role it does not know.
     """
     if not getattr(owner, "chat_template", None) and not getattr(tokenizer_of(owner), "chat_template", None):
         raise CapabilityError(
@@ -88,7 +91,11 @@ def render(owner: TextOwner, messages: Sequence[Message], *, partial: bool = Fal
     in_parts = isinstance(owner, ProcessorMixin)
     dialogue = [{"role": m.role, "content": _parts(m) if in_parts else m.text} for m in messages]
     options = {"continue_final_message": True} if partial else {"add_generation_prompt": not finished}
-    return str(owner.apply_chat_template(dialogue, tokenize=False, **options))  # type: ignore[arg-type]
+    try:
+        return str(owner.apply_chat_template(dialogue, tokenize=False, **options))  # type: ignore[arg-type]
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise DataError(f"turns {roles}, which the chat template refuses: {error}", "turns that it takes") from None
 
 
 def _joined(case: Case) -> tuple[Message, ...]:

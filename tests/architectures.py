@@ -1,0 +1,162 @@
+"""The architectures that users align, as tiny random-weight models of their real classes: what each reads and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import transformers as hf
+from factories import _text_sizes, tokenizer
+from multimodal_factories import (
+    GEMMA3,
+    built,
+    gemma3_vision,
+    idefics3,
+    internvl,
+    llava,
+    llava_next,
+    llava_onevision,
+    paligemma,
+    video_llava,
+)
+from qwen_factories import qwen, qwen2_audio, qwen_omni
+
+
+def text(config: type, **changes: Any) -> Callable[[], tuple[Any, Any]]:
+    """A factory of text models."""
+    return lambda: (built(config(**_text_sizes(**changes)), hf.AutoModelForCausalLM), tokenizer())
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model class, what it reads, and the layout that its policy chooses.
+
+    Args:
+        make: returns model and processor.
+        reads: kinds of media.
+        layout: `forest`, or `rows` with a reason.
+        reason: why rows.
+        answer_type: token type of the answer in the model's own forward pass.
+        note: what is particular to it, for the table in the documentation.
+        chat: whether it has a chat template.
+        float32_inside: whether its layers compute in float32 even in a float64 model: it agrees to 1e-6 then, and a row
+            of padding wider than a window overflows.
+    """
+
+    make: Callable[[], tuple[Any, Any]]
+    reads: tuple[str, ...] = ()
+    layout: str = "forest"
+    reason: str = ""
+    answer_type: int = 0
+    note: str = ""
+    chat: bool = True
+    float32_inside: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference in nats that the model's own precision explains."""
+        return 1e-6 if self.float32_inside else 1e-10
+
+
+# The grouped products that experts run as by default know no float64.
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
+PICTURES = ("image",)
+CLIPS = ("image", "video")
+NEXT: dict[str, Any] = {
+    "head_dim": 8,
+    "linear_num_value_heads": 2,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "num_experts": 4,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "LlamaForCausalLM": Architecture(text(hf.LlamaConfig)),
+    "Qwen2ForCausalLM": Architecture(
+        text(hf.Qwen2Config, use_sliding_window=True, sliding_window=6, max_window_layers=1),
+        note="full layers, then sliding windows",
+    ),
+    "Qwen3ForCausalLM": Architecture(text(hf.Qwen3Config, head_dim=8)),
+    "Gemma2ForCausalLM": Architecture(
+        text(hf.Gemma2Config, head_dim=8, query_pre_attn_scalar=8, sliding_window=6, final_logit_softcapping=2.0),
+        note="sliding windows and full layers in turn; soft-capped logits",
+        float32_inside=True,
+    ),
+    "Gemma3ForCausalLM": Architecture(
+        text(hf.Gemma3TextConfig, **GEMMA3, sliding_window=6),
+        note="sliding windows and full layers in turn, each with rotary positions of its own",
+    ),
+    "MistralForCausalLM": Architecture(text(hf.MistralConfig, sliding_window=6), note="sliding windows throughout"),
+    "MixtralForCausalLM": Architecture(text(hf.MixtralConfig, num_local_experts=4, **EXPERTS), note="experts"),
+    "Qwen3MoeForCausalLM": Architecture(
+        text(hf.Qwen3MoeConfig, head_dim=8, num_experts=4, moe_intermediate_size=32, **EXPERTS), note="experts"
+    ),
+    "Llama4ForCausalLM": Architecture(
+        text(hf.Llama4TextConfig, attention_chunk_size=6, intermediate_size_mlp=64, head_dim=8, **EXPERTS),
+        note="chunks and full layers in turn; experts",
+    ),
+    "GPTNeoXForCausalLM": Architecture(text(hf.GPTNeoXConfig), note="rotary positions on a part of each head"),
+    "GraniteForCausalLM": Architecture(
+        text(hf.GraniteConfig, logits_scaling=4.0, embedding_multiplier=3.0), note="scaled logits"
+    ),
+    "CohereForCausalLM": Architecture(text(hf.CohereConfig, logit_scale=0.5), note="scaled logits"),
+    "Cohere2ForCausalLM": Architecture(
+        text(hf.Cohere2Config, sliding_window=6, layer_types=["sliding_attention", "full_attention"], head_dim=8),
+        note="sliding windows with positions, full layers without; scaled logits",
+    ),
+    "MambaForCausalLM": Architecture(
+        text(hf.MambaConfig, state_size=4),
+        layout="rows",
+        reason="is recurrent: its state cannot branch",
+        float32_inside=True,
+    ),
+    "Qwen3NextForCausalLM": Architecture(
+        text(hf.Qwen3NextConfig, **NEXT, **EXPERTS),
+        layout="rows",
+        reason="is recurrent: its state cannot branch (layers: linear_attention)",
+    ),
+    "LlavaForConditionalGeneration": Architecture(llava, PICTURES),
+    "LlavaNextForConditionalGeneration": Architecture(llava_next, PICTURES, note="tiles by the picture's shape"),
+    "LlavaNextVideoForConditionalGeneration": Architecture(
+        lambda: llava_next(video=True), CLIPS, note="tiles by the picture's shape"
+    ),
+    "LlavaOnevisionForConditionalGeneration": Architecture(
+        llava_onevision, CLIPS, note="tiles for a picture alone, one view each for several"
+    ),
+    "Qwen2VLForConditionalGeneration": Architecture(qwen("Qwen2VL"), CLIPS, note="multimodal rotary positions"),
+    "Qwen2_5_VLForConditionalGeneration": Architecture(qwen("Qwen2_5_VL"), CLIPS, note="multimodal rotary positions"),
+    "Qwen3VLForConditionalGeneration": Architecture(
+        qwen("Qwen3VL"), CLIPS, note="multimodal rotary positions; picture features for several layers"
+    ),
+    "Idefics3ForConditionalGeneration": Architecture(idefics3, PICTURES, note="tiles with marks between them"),
+    "InternVLForConditionalGeneration": Architecture(internvl, PICTURES, note="tiles by the picture's shape"),
+    "PaliGemmaForConditionalGeneration": Architecture(
+        paligemma(), PICTURES, answer_type=1, chat=False, note="the prompt is read in both directions"
+    ),
+    "PaliGemmaForConditionalGeneration, Gemma 2": Architecture(
+        paligemma(second=True),
+        PICTURES,
+        layout="rows",
+        reason="its sliding window of 40 tokens is shorter than the longest case; set --max_length 40",
+        answer_type=1,
+        chat=False,
+        note="a forest where `max_length` keeps cases within its window",
+        float32_inside=True,
+    ),
+    "Gemma3ForConditionalGeneration": Architecture(
+        gemma3_vision, PICTURES, note="tokens of a picture see each other; sliding windows and full layers in turn"
+    ),
+    "VideoLlavaForConditionalGeneration": Architecture(video_llava, CLIPS),
+    "Qwen2AudioForConditionalGeneration": Architecture(
+        qwen2_audio, ("audio",), note="takes no encoded sound: encoded once for each tree"
+    ),
+    "Qwen2_5OmniThinkerForConditionalGeneration": Architecture(
+        qwen_omni, ("image", "audio"), note="multimodal rotary positions; sound is encoded once for each tree"
+    ),
+}
+"""By model class; what the tests run on and what the table of the documentation shows."""
