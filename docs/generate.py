@@ -172,8 +172,10 @@ def beside_trl(table: Path) -> list[str]:
     """The rows of the comparison with TRL that the front page shows."""
     rows = [line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith(SHOWN)]
     where = f"[{table.stem}.md]({table.relative_to(DOCS.parent)})"
-    text = "`omnipref train` beside TRL 1.16's `DPOTrainer`: the same small Llama, real HH-RLHF pairs, order and budget, on one"
-    text += f" CPU thread. Losses and weights agree to 1e-5; {where} says what the ratio does not show."
+    text = (
+        "`omnipref train` beside TRL 1.16's `DPOTrainer`: the same small Llama, real HH-RLHF pairs, order and budget, "
+    )
+    text += f"on one CPU thread. Losses and weights agree to 1e-5; {where} says what the ratio does not show."
     return ["", text, "", *rows]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import factories
+import numpy as np
 import transformers as hf
 from factories import _text_sizes, tokenizer
 from multimodal_factories import (
@@ -21,6 +23,8 @@ from multimodal_factories import (
     video_llava,
 )
 from qwen_factories import qwen, qwen2_audio, qwen_omni
+
+from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair, ranked
 
 
 def text(config: type, **changes: Any) -> Callable[[], tuple[Any, Any]]:
@@ -160,3 +164,45 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 """By model class; what the tests run on and what the table of the documentation shows."""
+
+WINS = Comparison("chosen", "rejected")
+QUESTION = "What is left of the two cups on the table?"
+
+
+def media(kind: str, seed: int) -> Part:
+    """Noise of a kind; media of different seeds differ in size too."""
+    if kind == "image":
+        return Part("image", factories.picture(seed, 32 + 32 * (seed % 2), 32))
+    draw = np.random.default_rng(seed)
+    if kind == "video":
+        return Part("video", draw.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
+    return Part("audio", {"array": draw.normal(size=8000 + 4000 * seed).astype(np.float32), "sampling_rate": 16000})
+
+
+def context(each: Architecture, *parts: Part | str) -> tuple[Message, ...]:
+    """A user's turn, or plain text where there is no chat template."""
+    return (Message.of("user" if each.chat else "raw", *parts),)
+
+
+def case(each: Architecture, before: tuple[Message, ...], answer: str) -> Case:
+    """An answer to a context."""
+    return Case(before, (Message.of("assistant" if each.chat else "raw", answer),))
+
+
+def records_of(each: Architecture) -> list[Preference]:
+    """A pair, a list of four, answers that begin alike, and for every kind of medium one, two and exchanged media."""
+    plain = [
+        pair(QUESTION, "a fork and a spoon", "a fork and a ball; no"),
+        ranked(QUESTION, ["a red cube", "a blue ball", "a tree", "two cups, a fork and a spoon on the table"]),
+    ]
+    found = plain if not each.reads else [pair(context(each, QUESTION), "yes", "no")] if each.chat else []
+    for kind in each.reads:
+        one, two = media(kind, 0), media(kind, 1)
+        first, second = context(each, one, QUESTION), context(each, two, QUESTION)
+        both, turned = context(each, one, two, QUESTION), context(each, two, one, QUESTION)
+        conditional = [case(each, first, "a red cube"), case(each, second, "a red cube"), case(each, first, "a tree")]
+        order = [case(each, both, "yes"), case(each, turned, "yes"), case(each, both, "no")]
+        for cases in (conditional, order, [case(each, first, answer) for answer in ("one", "two", "two cups")]):
+            roles: dict[str, Case] = dict(zip(("chosen", "rejected", "response_2"), cases, strict=True))
+            found.append(Preference(roles, (WINS,)))
+    return found

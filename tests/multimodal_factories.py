@@ -66,6 +66,11 @@ VISION: dict[str, Any] = {
     "patch_size": 8,
 }
 SQUARE: dict[str, Any] = {"height": 32, "width": 32}
+PATCHES: dict[str, Any] = {
+    "patch_size": 8,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
 GRIDS = [[32, 64], [64, 32], [64, 64]]
 
 
@@ -79,12 +84,7 @@ def llava() -> tuple[Any, Any]:
         vision_feature_layer=-1,
     )
     images = hf.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE)
-    options: dict[str, Any] = {
-        "patch_size": 8,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-    }
-    return built(config), hf.LlavaProcessor(images, made, chat_template=made.chat_template, **options)
+    return built(config), hf.LlavaProcessor(images, made, chat_template=made.chat_template, **PATCHES)
 
 
 def llava_next(video: bool = False) -> tuple[Any, Any]:
@@ -101,15 +101,10 @@ def llava_next(video: bool = False) -> tuple[Any, Any]:
         **({"video_token_index": ids("<video>")} if video else {}),
     )
     images = hf.LlavaNextImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE, image_grid_pinpoints=GRIDS)
-    options: dict[str, Any] = {
-        "patch_size": 8,
-        "vision_feature_select_strategy": "default",
-        "num_additional_image_tokens": 1,
-    }
     if not video:
-        return built(config), hf.LlavaNextProcessor(images, made, chat_template=made.chat_template, **options)
+        return built(config), hf.LlavaNextProcessor(images, made, chat_template=made.chat_template, **PATCHES)
     videos = hf.LlavaNextVideoVideoProcessor(size={"shortest_edge": 32}, crop_size=SQUARE)
-    return built(config), hf.LlavaNextVideoProcessor(videos, images, made, made.chat_template, **options)
+    return built(config), hf.LlavaNextVideoProcessor(videos, images, made, made.chat_template, **PATCHES)
 
 
 def llava_onevision() -> tuple[Any, Any]:

@@ -89,7 +89,7 @@ def tokens_omnipref(trainer: Any, plain_pairs: str | None) -> dict[str, Digests]
     from omnipref.policies.autoregressive.encode import encode
     from omnipref.preferences import read
 
-    found = {"chat": trainer.train_dataset.encoded}
+    found = {"chat": list(trainer.train_dataset)}
     if plain_pairs:
         found["plain"] = [encode(trainer.policy.owner, preference) for preference in read(plain_pairs)]
     return {

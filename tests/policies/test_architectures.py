@@ -6,12 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import factories
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from architectures import ARCHITECTURES, Architecture
+from architectures import ARCHITECTURES, QUESTION, WINS, Architecture, case, context, media, records_of
 from multimodal_factories import MARKS
 
 from omnipref.errors import CapabilityError
@@ -22,10 +21,8 @@ from omnipref.policies.autoregressive.layouts import Forest, Rows
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.policies.autoregressive.media import resampled
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
-from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair, ranked
+from omnipref.preferences import Case, Part, Preference, pair
 
-WINS = Comparison("chosen", "rejected")
-QUESTION = "What is left of the two cups on the table?"
 EVERY = pytest.mark.parametrize("name", ARCHITECTURES)
 # A processor calls numpy as numpy asks it not to.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -37,45 +34,6 @@ def made(name: str) -> tuple[Any, Any]:
     """Model in float64 and its tokenizer or processor."""
     model, owner = ARCHITECTURES[name].make()
     return model.double(), owner
-
-
-def media(kind: str, seed: int) -> Part:
-    """Noise of a kind; media of different seeds differ in size too."""
-    if kind == "image":
-        return Part("image", factories.picture(seed, 32 + 32 * (seed % 2), 32))
-    draw = np.random.default_rng(seed)
-    if kind == "video":
-        return Part("video", draw.integers(0, 255, (4, 32, 32, 3), dtype=np.uint8))
-    return Part("audio", {"array": draw.normal(size=8000 + 4000 * seed).astype(np.float32), "sampling_rate": 16000})
-
-
-def context(each: Architecture, *parts: Part | str) -> tuple[Message, ...]:
-    """A user's turn, or plain text where there is no chat template."""
-    return (Message.of("user" if each.chat else "raw", *parts),)
-
-
-def case(each: Architecture, before: tuple[Message, ...], answer: str) -> Case:
-    """An answer to a context."""
-    return Case(before, (Message.of("assistant" if each.chat else "raw", answer),))
-
-
-def records_of(each: Architecture) -> list[Preference]:
-    """A pair, a list of four, answers that begin alike, and for every kind of medium one, two and exchanged media."""
-    plain = [
-        pair(QUESTION, "a fork and a spoon", "a fork and a ball; no"),
-        ranked(QUESTION, ["a red cube", "a blue ball", "a tree", "two cups, a fork and a spoon on the table"]),
-    ]
-    found = plain if not each.reads else [pair(context(each, QUESTION), "yes", "no")] if each.chat else []
-    for kind in each.reads:
-        one, two = media(kind, 0), media(kind, 1)
-        first, second = context(each, one, QUESTION), context(each, two, QUESTION)
-        both, turned = context(each, one, two, QUESTION), context(each, two, one, QUESTION)
-        conditional = [case(each, first, "a red cube"), case(each, second, "a red cube"), case(each, first, "a tree")]
-        order = [case(each, both, "yes"), case(each, turned, "yes"), case(each, both, "no")]
-        for cases in (conditional, order, [case(each, first, answer) for answer in ("one", "two", "two cups")]):
-            roles: dict[str, Case] = dict(zip(("chosen", "rejected", "response_2"), cases, strict=True))
-            found.append(Preference(roles, (WINS,)))
-    return found
 
 
 def logps(model: Any, owner: Any, records: list[Preference], layout: Forest | Rows) -> list[torch.Tensor]:
@@ -161,12 +119,39 @@ def test_rows_equal_the_model_itself(name):
     assert all(bool((line < 0).all()) for line in ours)
 
 
+@pytest.mark.parametrize("name", [name for name, each in ARCHITECTURES.items() if each.reads])
+def test_every_medium_and_their_order_matter(name):
+    found = iter(rows(name))
+    for record in records_of(ARCHITECTURES[name]):
+        here = [next(found) for _ in record.cases]
+        media = [[part.value for part in scored.context[0].media] for scored in record.cases.values()]
+        if media[0] and media[0][0] is not media[1][0]:
+            assert largest(here[:1], here[1:2]) > 1e-3
+
+
 @pytest.mark.parametrize("name", FORESTS)
 @pytest.mark.parametrize("row_tokens", [0, 400])
 def test_forest_equals_rows(name, row_tokens):
     model, owner = made(name)
     forest = logps(model, owner, records_of(ARCHITECTURES[name]), Forest(row_tokens, attention_of(model)))
     assert largest(rows(name), forest) < ARCHITECTURES[name].tolerance
+
+
+@pytest.mark.parametrize("name", ["Gemma3ForConditionalGeneration", "Qwen3VLForConditionalGeneration"])
+def test_gradients_of_the_vision_tower_are_those_of_rows(name):
+    model, owner = made(name)
+    attention, records = attention_of(model), records_of(ARCHITECTURES[name])
+    towers = [p for key, p in model.named_parameters() if "vis" in key and "head" not in key]
+    found = []
+    for layout in (Rows(0, attention), Forest(0, attention)):
+        lines = logps(model, owner, records, layout)
+        total = torch.stack([line.sum() * (n + 1) for n, line in enumerate(lines)]).sum()
+        found.append(torch.autograd.grad(total, towers, allow_unused=True))
+    assert sum(one is not None and bool(one.abs().max() > 1e-3) for one in found[0]) > 10
+    for one, other in zip(*found, strict=True):
+        if one is not None:
+            # Norms run in float32 inside, so sums in another order agree to that.
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 WINDOWED = "PaliGemmaForConditionalGeneration, Gemma 2"

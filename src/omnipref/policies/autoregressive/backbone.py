@@ -50,19 +50,22 @@ def call_inside(model: nn.Module, function: Callable[[], Any]) -> Any:
     inner = model
     while isinstance(deeper := getattr(inner, "module", None), nn.Module):
         inner = deeper
-    if inner is model:
-        return function()
-    original = inner.forward
+    own = inner.__dict__.get("forward")
+
+    def restore() -> None:
+        inner.__dict__.pop("forward", None)
+        if own is not None:
+            inner.forward = own
 
     def redirected(*_: Any, **__: Any) -> Any:
-        inner.forward = original
+        restore()
         return function()
 
     inner.forward = redirected
     try:
         return model()
     finally:
-        inner.forward = original
+        restore()
 
 
 DERIVED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
