@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from omnipref import cli
-from omnipref.cli import commands
+from omnipref.cli import commands, main
 from omnipref.cli.commands import COMMANDS, Command, resolve, select
 from omnipref.cli.main import configure
 from omnipref.config import Config, TrainConfig
@@ -239,3 +239,13 @@ def test_methods_in_every_form(capsys: pytest.CaptureFixture[str], form: str, st
     shown = capsys.readouterr().out
     assert shown.startswith(start)
     assert "re-align" in shown
+
+
+def test_errors_of_the_disk_and_of_others_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
+    assert main(["data", "convert", str(data), "--output", "/proc/x.jsonl"]) == 2
+    assert "/proc" in capsys.readouterr().err
+    assert main(["data", "convert", str(data), "--output", str(data)]) == 2
+    assert "expected none" in capsys.readouterr().err
+    assert data.read_text().count("\n") == 1

@@ -365,9 +365,9 @@ def test_no_two_formats_claim_one_row():
 
 def test_ambiguity_is_refused_with_candidates_and_a_cure():
     row = {**ROWS["trl"][0], "responses": ["a", "b"], "scores": [1, 2]}
-    with pytest.raises(DataError, match=r"fit list, trl.*format=\"list\""):
+    with pytest.raises(DataError, match=r"fit list, trl.*--dataset-format list"):
         detect(row)
-    with pytest.raises(DataError, match=r"fit no known format.*columns=") as caught:
+    with pytest.raises(DataError, match=r"fit no known format.*--dataset-format") as caught:
         detect({"text": "only"})
     assert "pick_a_pic" in str(caught.value)
     with pytest.raises(ConfigError, match="did you mean `nectar`"):

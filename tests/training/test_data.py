@@ -25,7 +25,7 @@ from omnipref.training.data import narrowed
         (dpo(), unpaired("a", "b", True, record=2), r"record 2: .*`chosen`"),
         (dpo(rejected="chosen@negative_image"), pair("a", "b", "c"), r"chosen@negative_image.*omnipref build"),
         (plackett_luce(), unpaired("a", "b", True), "ranking of two or more"),
-        (kto(), ranked("a", ["b", "c"]), r"mismatched.*omnipref build mismatched|liked and disliked"),
+        (kto(), ranked("a", ["b", "c"]), r"mismatched.*omnipref build FILE --builders mismatched|liked and disliked"),
     ],
 )
 def test_data_that_lack_what_the_objective_reads_are_refused(objective, record, message):
@@ -81,7 +81,7 @@ def test_records_beyond_the_memory_are_encoded_again(tmp_path, monkeypatch):
 def test_every_worker_reads_its_own_part_of_a_stream(tmp_path):
     model, owner = factories.llama()
     records = [pair(f"What is {i}?", "a", "b", record=i) for i in range(7)]
-    data = StreamedPreferences(build_policy(model, owner), records, dpo().needs, tmp_path / "aside.jsonl")
+    data = StreamedPreferences(build_policy(model, owner), lambda: records, dpo().needs, tmp_path / "aside.jsonl")
     seen = [item.preference.record for item in DataLoader(data, batch_size=None, num_workers=2)]
     assert sorted(seen) == list(range(7))
 

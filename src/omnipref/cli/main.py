@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from omnipref.config import Config
 from omnipref.config.load import check_values
 from omnipref.errors import OmniprefError
 
-FAILED, INTERRUPTED = 2, 130
+UNEXPECTED, FAILED, INTERRUPTED = 1, 2, 130
 
 
 def overview() -> str:
@@ -38,7 +39,8 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0 done, 2 an error of the user's or the data's, 130 interrupted.
+    """Run a command line; returns the exit code: 0 done, 2 an error of the user's or the data's, 1 any other error, 130
+    interrupted.
 
     Args:
         argv: the words after `omnipref`; those of this process by default.
@@ -54,14 +56,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(words)
-    except OmniprefError as error:
-        if debug:
-            raise
-        print(f"omnipref: {error}", file=sys.stderr)
-        return FAILED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Print an error as a sentence; returns the exit code."""
+    if isinstance(error, OmniprefError):
+        print(f"omnipref: {error}", file=sys.stderr)
+        return FAILED
+    if isinstance(error, OSError) and error.strerror:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "make room and run the same command again" if full else "name a place that can be read and written"
+        print(f"omnipref: {error.filename or 'a file'}: {error.strerror}. To mend: {cure}", file=sys.stderr)
+        return FAILED
+    print(
+        f"omnipref: {type(error).__name__}: {error}\nThis was not expected; the same command with --debug shows where.",
+        file=sys.stderr,
+    )
+    return UNEXPECTED
 
 
 def _run(words: list[str]) -> int:

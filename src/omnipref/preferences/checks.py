@@ -121,7 +121,7 @@ def _check_comparisons(preference: Preference) -> None:
     if len(preference.comparisons) == 1:
         _check_pair(preference)
     elif preference.comparisons and all(comparison.tie for comparison in preference.comparisons):
-        cure = "score the responses again, or keep ties with ties='keep'"
+        cure = "score the responses again, or leave the record out"
         raise AllTiesError(
             f"{len(preference.ranks())} responses that all tie", "an order", cure=cure, field="comparisons"
         )

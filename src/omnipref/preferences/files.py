@@ -65,6 +65,8 @@ def convert_file(
     writers = {"native": write_jsonl, "trl": write_trl}
     if to not in writers:
         raise ConfigError(f"found to={to!r}; expected one of {', '.join(writers)}")
+    if Path(target).exists():
+        raise ConfigError(f"found a file {target}; expected none. To mend: remove it, or give another --output")
     reading = read(
         source, format=format, split=split, limit=limit, ties=ties, duplicates=duplicates, quarantine=quarantine
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -177,16 +178,23 @@ def kind_of(preference: Preference) -> str:
     return "pair" if len(preference.cases) == 2 else "list" if len(preference.cases) > 2 else "single"
 
 
+def _same(value: Any) -> Any:
+    """Equal for two values that hold the same medium, without decoding it."""
+    if isinstance(value, dict):
+        return tuple((name, _same(inner)) for name, inner in sorted(value.items()))
+    return value if isinstance(value, (str, bytes, os.PathLike, type(None))) else id(value)
+
+
 def _measure_pictures(preference: Preference, tally: _Tally, processor: Any) -> None:
-    measured: dict[int, tuple[int, int]] = {}
+    measured: dict[Any, tuple[int, int]] = {}
     for name, part in parts_of(preference):
-        if part.type == "text" or id(part.value) in measured:
+        if part.type == "text" or _same(part.value) in measured:
             continue
         tally.media[part.type] += 1
-        measured[id(part.value)] = (0, 0)
+        measured[_same(part.value)] = (0, 0)
         if part.type == "image":
             try:
-                measured[id(part.value)] = image_size(part.value, field=name)
+                measured[_same(part.value)] = image_size(part.value, field=name)
             except DataError as error:
                 tally.bad.append(str(error.at(record=preference.record, source=preference.source or None)))
     sizes = [size for size in measured.values() if size != (0, 0)]

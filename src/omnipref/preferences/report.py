@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -13,6 +14,8 @@ from typing import IO, Any
 
 from omnipref.errors import DataError
 from omnipref.preferences.sources import Raw
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -85,16 +88,19 @@ class Quarantine:
             return
         if self._file is None:
             self._file = self._opened(self.path)
+        if self._file is None:
+            return
         entry = {"record": raw.number, "source": raw.source, "field": error.field, "reason": error.reason}
         self._file.write(json.dumps({**entry, "row": _storable(raw.found)}, ensure_ascii=False) + "\n")
         self._file.flush()
 
-    def _opened(self, path: Path) -> IO[str]:
+    def _opened(self, path: Path) -> IO[str] | None:
         try:
             handle, self._temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         except OSError as error:
-            cure = "name a writable place with quarantine=PATH, or quarantine=None for no file"
-            raise DataError(f"a folder that cannot be written ({error})", f"one for {path.name}", cure=cure) from error
+            logger.warning("bad rows are not kept: %s cannot be written (%s)", path, error)
+            self.path = None
+            return None
         return os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass")
 
     def __exit__(self, *_: object) -> None:

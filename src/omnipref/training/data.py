@@ -24,8 +24,8 @@ from omnipref.preferences import Preference
 logger = logging.getLogger(__name__)
 
 BUILDERS = {
-    "mismatched": "omnipref build mismatched",
-    "chosen@negative_image": "omnipref build similar_image (or random_image, occlude)",
+    "mismatched": "omnipref build FILE --builders mismatched --output OUT",
+    "chosen@negative_image": "omnipref build FILE --builders random_image --output OUT (or occlude, similar_image)",
 }
 """Which command adds the cases of a role."""
 
@@ -54,21 +54,33 @@ class EncodedPreferences(Dataset):
 
 
 class StreamedPreferences(IterableDataset):
-    """Records that are encoded as they are read; bad ones are set aside. Loader processes share the records out."""
+    """Records that are encoded as they are read, once per epoch; loader processes share them out.
 
-    def __init__(self, policy: Policy, preferences: Iterable[Preference], needs: Needs, aside: Path):
+    Args:
+        policy: encodes the records.
+        preferences: starts reading them, at every epoch anew.
+        needs: what the objective reads.
+        aside: file for records that cannot be encoded.
+    """
+
+    def __init__(self, policy: Policy, preferences: Callable[[], Iterable[Preference]], needs: Needs, aside: Path):
         self.policy, self.preferences, self.needs, self.aside = policy, preferences, needs, aside
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         if worker is None:
-            own, aside = iter(self.preferences), self.aside
+            own, aside = iter(self.preferences()), self.aside
         else:
-            own = itertools.islice(self.preferences, worker.id, None, worker.num_workers)
+            own = itertools.islice(self.preferences(), worker.id, None, worker.num_workers)
             aside = self.aside.with_suffix(f".{worker.id}{self.aside.suffix}")
         with SetAside(aside) as refused:
+            count = 0
             for preference in own:
-                yield from _encoded(self.policy, preference, self.needs, refused)
+                for encoded in _encoded(self.policy, preference, self.needs, refused):
+                    count += 1
+                    yield encoded
+            if not count and worker is None:
+                raise _nothing(aside, refused)
 
 
 def prepare(
@@ -100,9 +112,15 @@ def prepare(
                     kept[len(good)] = encoded
                 good.append(narrowed(preference, needs))
     if not good:
-        first = f"; the first: {refused.first}" if refused.first else ""
-        raise DataError("no record that can be used", "at least one", cure=f"look at the reasons in {aside}{first}")
+        raise _nothing(aside, refused)
     return EncodedPreferences(policy, good, kept)
+
+
+def _nothing(aside: Path, refused: SetAside) -> DataError:
+    if not refused.first:
+        return DataError("no record", "at least one", cure="look at the data with `omnipref data inspect`")
+    cure = f"look at the reasons in {aside}; the first: {refused.first}"
+    return DataError("no record that can be used", "at least one", cure=cure)
 
 
 def _encoded(policy: Policy, preference: Preference, needs: Needs, refused: SetAside) -> Iterator[Any]:
@@ -188,6 +206,8 @@ def check_needs(needs: Needs, preference: Preference) -> None:
     for role in sorted(needs.roles - set(preference.roles)):
         listed = "chosen" in needs.roles and any(name.startswith("response_") for name in preference.roles)
         default = "turn lists into pairs with --pairs best_vs_worst" if listed else "add the column to the data"
+        if preference.labels:
+            default = "train liked and disliked responses with --objective 'bco()' or \"kto(baseline='batch')\""
         cure = BUILDERS.get(role, default)
         raise NeedsError(f"{place}: the objective compares `{role}`, which it lacks; {have}. To mend: {cure}")
     if needs.lists and len(set(preference.ranks().values())) < 2:

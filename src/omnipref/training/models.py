@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -62,6 +63,10 @@ def load(
         ConfigError: the policy has no such field.
     """
     settings = dict(policy_args or {})
+    adapter = Path(name_or_path) / "adapter_config.json"
+    if adapter.exists() and not (Path(name_or_path) / "config.json").exists():
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "BASE")
+        raise ConfigError(f"{name_or_path} holds an adapter; give --model-name-or-path {base} --adapter {name_or_path}")
     if (Path(name_or_path) / "model_index.json").exists():
         _known(settings, DiffusionPolicy, also=("resolution",))
         return _load_pipeline(name_or_path, settings, options)
@@ -89,7 +94,7 @@ def _load_autoregressive(name: str, settings: dict[str, Any], options: dict[str,
 
 
 def _load_pipeline(name: str, settings: dict[str, Any], options: dict[str, Any]) -> Loaded:
-    dtype = {key: value for key, value in options.items() if key == "dtype"}
+    dtype = {key: value for key, value in options.items() if key == "dtype" and value != "auto"}
     model, policy = load_diffusion_policy(name, **dtype, **settings)
 
     def save(trainer: Trainer, folder: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,11 @@ def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
     """
     output = Path(config.output_dir)
     held_out = list(_records(config, config.eval_dataset)) if config.eval_dataset else []
-    records = _records(config, config.dataset)
     if config.streaming:
-        training: Dataset = StreamedPreferences(policy, records, needs, output / "train.quarantine.jsonl")
+        again = partial(_records, config, config.dataset)
+        training: Dataset = StreamedPreferences(policy, again, needs, output / "train.quarantine.jsonl")
     else:
-        kept = list(records)
+        kept = list(_records(config, config.dataset))
         if config.eval_fraction:
             kept, held_out = split(kept, config.eval_fraction, seed=config.seed)
         if not kept:
@@ -225,3 +226,14 @@ def _finish(trainer: PreferenceTrainer, loaded: Loaded, output: Path) -> None:
         temporary = output / "eval_results.json.tmp"
         temporary.write_text(json.dumps(metrics, indent=2))
         os.replace(temporary, output / "eval_results.json")
+        print(_told(trainer, metrics, output))
+
+
+def _told(trainer: PreferenceTrainer, metrics: dict[str, Any], output: Path) -> str:
+    """The last line of a run: where it is, how far it went, and what came out."""
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    said = [f"{trainer.state.global_step} steps"]
+    said += [f"loss {losses[0]:.4f} -> {losses[-1]:.4f}"] if losses else []
+    names = {"eval_loss": "held-out loss", "eval_rewards/accuracies": "held-out reward accuracy"}
+    said += [f"{names[name]} {metrics[name]:.4f}" for name in names if name in metrics]
+    return f"{', '.join(said)}. Model, log and configuration: {output}"

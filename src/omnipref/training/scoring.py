@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from omnipref.config import ScoreConfig
 from omnipref.config.base import Scoring
+from omnipref.errors import ConfigError
 from omnipref.objectives.objective import Needs
 from omnipref.policies.policy import Policy
 from omnipref.preferences import Preference, read
@@ -123,13 +124,15 @@ def load_scorer(config: Scoring) -> Scorer:
 
 def score(config: ScoreConfig) -> Path:
     """Write one line per preference: `record`, and per role `logp`, `units`, and against a reference `reward`."""
+    output = Path(config.output)
+    if output.exists():
+        raise ConfigError(f"found a file {output}; expected none. To mend: remove it, or give another --output")
     scorer = load_scorer(config)
     preferences = [
         preference
         for source in config.dataset
         for preference in read(source, format=config.dataset_format, split=config.dataset_split, limit=config.limit)
     ]
-    output = Path(config.output)
     scored = score_preferences(
         scorer.policy,
         scorer.model,

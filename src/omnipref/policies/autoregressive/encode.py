@@ -258,7 +258,7 @@ def _fit(
     raise DataError(
         f"{length} tokens ({parts})",
         f"at most {max_length}",
-        cure="raise --max_length, make the media smaller, or drop the record",
+        cure="raise --max-length, make the media smaller, or drop the record",
     )
 
 

@@ -58,9 +58,19 @@ def load_model(name_or_path: str, **options: Any) -> nn.Module:
 
 
 def load_owner(name_or_path: str, **options: Any) -> TextOwner:
-    """Load the processor, or the tokenizer of a model that has no processor."""
+    """Load the processor, or the tokenizer of a model that has no processor.
+
+    Raises:
+        ConfigError: the processor needs a package that is not installed.
+    """
     try:
         return AutoProcessor.from_pretrained(name_or_path, **options)
+    except ImportError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        cure = "install it, such as `pip install torchvision` beside a torch of the same build"
+        raise ConfigError(
+            f"the processor of {name_or_path} needs a package that is missing ({lines[0]}); {cure}"
+        ) from error
     except (OSError, ValueError):
         return AutoTokenizer.from_pretrained(name_or_path, **options)
 
@@ -138,7 +148,7 @@ def _short_window(model: nn.Module, max_length: int | None) -> str | None:
     finally:
         for name, reach in found.items():
             setattr(config, name, reach)
-    cure = f"its sliding window of {shortest} tokens is shorter than the longest case; set --max_length {shortest}"
+    cure = f"its sliding window of {shortest} tokens is shorter than the longest case; set --max-length {shortest}"
     return f"{cure} ({reason})" if reason else None
 
 

@@ -84,12 +84,12 @@ def detect(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Format:
         raise DataError(
             f"columns {shown}, which fit {', '.join(candidates)}",
             "one format",
-            cure=f'force one, for example format="{candidates[0]}"',
+            cure=f"force one, for example --dataset-format {candidates[0]}",
         )
     raise DataError(
         f"columns {shown}, which fit no known format",
         f"one of {', '.join(formats())}",
-        cure='rename columns with columns={"source": "prompt"}, or force a format with format="..."',
+        cure="rename the columns, or force a format with --dataset-format",
     )
 
 
