@@ -15,7 +15,7 @@ from omnipref.build import crop, flip, mismatched, occlude, random_image, same_i
 from omnipref.build.pictures import pictures_of
 from omnipref.build.retrieval import index_of
 from omnipref.errors import ConfigError
-from omnipref.preferences import Message, Part, Preference, media_key, pair
+from omnipref.preferences import Message, Part, Preference, load_image, media_key, pair
 
 NEGATIVE = "chosen@negative_image"
 
@@ -178,3 +178,13 @@ def test_chained_builders_keep_the_history():
     built = (random_image(seed=1) >> mismatched(seed=2))(records(4)).preferences[0]
     assert [line["builder"] for line in built.meta["built_by"]] == ["random_image", "mismatched"]
     assert set(built.cases) == {"chosen", "rejected", NEGATIVE, "mismatched"}
+
+
+def test_one_corrupt_picture_costs_its_record_and_no_other(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    source = records(5)
+    bad = pair([Message.of("user", Part("image", str(broken)), "what?")], "a", "b", record=5, source="here.jsonl")
+    built = similar_image(lambda values: mean_colour([load_image(value) for value in values]), upper=1.0)([*source, bad])
+    assert [one.record for one in built.preferences] == list(range(5))
+    assert [(error.record, "corrupt" in str(error)) for error in built.dropped] == [(5, True)]

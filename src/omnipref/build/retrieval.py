@@ -10,7 +10,7 @@ from omnipref.build.builder import Builder, Step, case_of, each_step
 from omnipref.build.pictures import PoolPicture, add_negative, pictures_of, pool_pictures
 from omnipref.errors import DataError
 from omnipref.preferences import Part, Preference
-from omnipref.preferences.media import media_key
+from omnipref.preferences.media import load_image, media_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +96,14 @@ class Index:
         return found
 
 
+def _readable(value: Any) -> bool:
+    try:
+        load_image(value)
+    except DataError:
+        return False
+    return True
+
+
 def index_of(pool: Sequence[Preference], features: Features) -> Index:
     """Embed the distinct pictures of all contexts.
 
@@ -106,7 +114,12 @@ def index_of(pool: Sequence[Preference], features: Features) -> Index:
     pictures = pool_pictures(pool)
     if not pictures:
         raise DataError("no picture in any record", "at least two", cure="use text builders for these records")
-    raw_MD = features([picture.value for picture in pictures])
+    try:
+        raw_MD = features([picture.value for picture in pictures])
+    except DataError:
+        # A picture that cannot be read is nobody's neighbour; the record that shows it is dropped when its turn comes.
+        pictures = [picture for picture in pictures if _readable(picture.value)]
+        raw_MD = features([picture.value for picture in pictures])
     mean_D = raw_MD.mean(0)
     return Index(
         pictures, normalize(raw_MD - mean_D, dim=1), lambda values: normalize(features(values) - mean_D, dim=1)
