@@ -146,7 +146,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         paligemma(second=True),
         PICTURES,
         layout="rows",
-        reason="its sliding window of 40 tokens is shorter than the longest case; set --max_length 40",
+        reason="its sliding window of 40 tokens is shorter than the longest case; set --max-length 40",
         answer_type=1,
         chat=False,
         note="a forest where `max_length` keeps cases within its window",

@@ -235,7 +235,7 @@ def test_a_trial_beyond_the_window_finds_masks_without_it(monkeypatch, caplog):
     model, owner = made("MistralForCausalLM")
     monkeypatch.setattr(layouts, "forest_masks", lambda a, _, i, d: forest_masks(a, hf.LlamaConfig(), i, d))
     assert isinstance(build_policy(model, owner).layout, Rows)
-    assert "its sliding window of 6 tokens is shorter than the longest case; set --max_length 6" in caplog.text
+    assert "its sliding window of 6 tokens is shorter than the longest case; set --max-length 6" in caplog.text
     assert isinstance(build_policy(model, owner, max_length=6).layout, Forest)
     assert model.config.sliding_window == 6
 

@@ -157,3 +157,11 @@ def test_errors_name_the_place_and_the_lack():
     text, tokenizer = llama()
     with pytest.raises(CapabilityError, match="image"):
         LocalSampler(text, tokenizer)(picture_contexts())
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused():
+    model, owner = llama(max_position_embeddings=16)
+    sampler = LocalSampler(model, owner, max_new_tokens=4, progress=False)
+    contexts = [(Message.of("raw", "hello"),), (Message.of("raw", "word " * 40),)]
+    with pytest.raises(DataError, match=r"record 1, field `prompt`.*16 positions"):
+        sampler(contexts)

@@ -85,9 +85,20 @@ class LocalSampler:
 
     def _encode(self, context: Context, place: int) -> EncodedPrompt:
         try:
-            return encode_prompt(self.owner, context)
+            encoded = encode_prompt(self.owner, context)
         except DataError as error:
             raise error.at(record=place) from None
+        text_config: Any = language_model(self.model).config.get_text_config()  # type: ignore[union-attr,operator]
+        limit = getattr(text_config, "max_position_embeddings", None)
+        if limit and len(encoded.ids) >= limit:
+            raise DataError(
+                f"a prompt of {len(encoded.ids)} tokens, media included",
+                f"fewer than the model's {limit} positions",
+                cure="shorten it, or make its media smaller",
+                record=place,
+                field="prompt",
+            )
+        return encoded
 
     def _uniform(self, contexts: Sequence[Context], n: int) -> Tensor:
         seeds = [draw_seed(self.seed, context, sample) for context in contexts for sample in range(n)]
