@@ -165,7 +165,11 @@ def test_two_processes_give_the_losses_of_one(llama, tmp_path):
     launch += ["-m", "omnipref", "train"]
     words = ["--model-name-or-path", str(llama), "--dataset", str(data)]
     two = [*launch, *words, "--output-dir", str(tmp_path / "two"), "--per-device-train-batch-size", "2", *common]
-    done = subprocess.run(two, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
+        if "terminate called without an active exception" not in done.stderr:
+            break  # gloo now and then aborts when its threads are torn down, after the work is done
     assert done.returncode == 0, done.stderr[-3000:]
     one = ["train", *words, "--output-dir", str(tmp_path / "one"), "--per-device-train-batch-size", "4", *common]
     assert main(one) == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch.distributed as dist
+
 from omnipref.config import TrainConfig
 from omnipref.registry import load_method
 from omnipref.training.run import train as run
@@ -17,7 +19,9 @@ def method_defaults(config: TrainConfig) -> Mapping[str, Any]:
 
 def train(config: TrainConfig) -> None:
     """Train with the configuration's objective, or the method's."""
-    if config.method:
-        run(config, objective=load_method(config.method, config.method_args).objective)
-    else:
-        run(config)
+    objective = load_method(config.method, config.method_args).objective if config.method else None
+    run(config, objective=objective)
+    if dist.is_available() and dist.is_initialized():
+        # A process that leaves first takes the others down while they still write.
+        dist.barrier()
+        dist.destroy_process_group()
