@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from hypothesis import settings
+
+CACHE = tempfile.TemporaryDirectory(prefix="omnipref-tests-")
+os.environ["OMNIPREF_CACHE"] = CACHE.name  # removed at exit; a user's own caches stay as they are
 
 # Processors of video models need torchvision, whose CPU build lacks its compiled operators; `make test` puts it aside,
 # so that only tests see it, and declaring the two operators lets it import.

@@ -6,7 +6,7 @@ D features. A unit is what a log-likelihood is a sum over: a token, or one denoi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -50,6 +50,20 @@ class Cases:
         )
 
 
+REFERENCE_EXTRAS = frozenset({"ref_entropy", "ref_square_sum", "kl_ref_policy", "kl_policy_ref", "tilted"})
+"""Extras that are made of the reference's whole distribution; cached `ref_logp` cannot give them."""
+
+
+def reads_reference(extras: Collection[str]) -> bool:
+    """Whether any of these extras is made of the reference's whole distribution.
+
+    Example:
+        >>> reads_reference({"entropy"}), reads_reference({"entropy", "tilted@0.01"})
+        (False, True)
+    """
+    return any(name.partition("@")[0] in REFERENCE_EXTRAS for name in extras)
+
+
 @dataclass(frozen=True)
 class Scores:
     """Per-case, per-unit log-likelihoods under policy and reference.
@@ -60,7 +74,13 @@ class Scores:
         cases: what each of the N rows is.
         ref_logp: `[N, U]` under the reference, without gradient; None when no objective asks for it.
         segment: `[N, U]` long, step or sentence index of each unit.
-        extras: what the objective asked for besides: `entropy` `[N, U]`, `ref_entropy`, `kl` ...
+        extras: what the objective asked for besides, `[N, U]` float32 in nats, over the whole vocabulary, 0 where
+            `mask` is false. Of the policy, with gradient: `entropy`; `square_sum`, Σ_v π(v)²; `top_k@K`, the K largest
+            log-probabilities, `[N, U, K]`. Of the reference: `ref_entropy`, `ref_square_sum`. Of both, with gradient
+            to the policy: `kl_ref_policy`, KL(π_ref‖π); `kl_policy_ref`, KL(π‖π_ref); `tilted@a`, the unit's
+            log-probability under softmax((1 + a) z - a z_ref), z being logits.
+        auxiliary: a scalar loss of the model's own, times its coefficient, to be added to the objective's; the load
+            balance of experts. None where there is none.
 
     Example:
         >>> scores = pair_scores(*torch.tensor([[-12.0], [-15.0], [-13.0], [-14.0]]))
@@ -74,10 +94,16 @@ class Scores:
     ref_logp: Tensor | None = None
     segment: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    auxiliary: Tensor | None = None
 
     def at(self, role: str, value_N: Tensor) -> Tensor:
         """Pick the value of the case with this role for every preference: `[N]` to `[P]`."""
         return value_N[self.cases.rows[role]]
+
+    def with_gradient(self, names: Collection[str] = ()) -> Scores:
+        """The same values as leaves whose gradient is asked for: `logp`, and the extras of these names."""
+        extras = {k: v.detach().requires_grad_() if k in names else v for k, v in self.extras.items()}
+        return replace(self, logp=self.logp.detach().requires_grad_(), extras=extras)
 
     def with_reference(self, ref_logp: Tensor) -> Scores:
         """The same scores beside another reference."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objectives.examples import likes, lists, pairs, scored, totals, with_mismatched
+from objectives.examples import complete, likes, lists, pairs, scored, taken, totals
 from torch import Tensor
 
 from omnipref.errors import NeedsError
@@ -27,11 +27,10 @@ from omnipref.objectives import (
     sft,
     simpo,
 )
-from omnipref.policies.cases import align
 from omnipref.preferences import Comparison, ranked
 from omnipref.scores import Cases, Scores
 
-PAIRS = scored(with_mismatched(pairs(6)), seed=7)
+PAIRS = scored(complete(pairs(6)), seed=7)
 ALL = [make() for make in constructors().values()]
 
 
@@ -123,11 +122,12 @@ def permuted(scores: Scores, order: Tensor) -> Scores:
     shuffle = torch.randperm(len(cases.preference_N), generator=torch.Generator().manual_seed(0))
     inverse, place = shuffle.argsort(), order.argsort()
     rows = {role: inverse[index[order]] for role, index in cases.rows.items()}
-    new = Cases(
-        cases.record_P[order], rows, place[cases.preference_N[shuffle]], cases.rank_N[shuffle], cases.label_N[shuffle]
-    )
+    columns = {name: v[shuffle] if len(v) > cases.count else v[order] for name, v in cases.columns.items()}
+    owner_N = place[cases.preference_N[shuffle]]
+    new = Cases(cases.record_P[order], rows, owner_N, cases.rank_N[shuffle], cases.label_N[shuffle], columns)
     assert scores.ref_logp is not None
-    return Scores(scores.logp[shuffle], scores.mask[shuffle], new, scores.ref_logp[shuffle])
+    extras = {name: value[shuffle] for name, value in scores.extras.items()}
+    return Scores(scores.logp[shuffle], scores.mask[shuffle], new, scores.ref_logp[shuffle], extras=extras)
 
 
 @pytest.mark.parametrize("objective", ALL, ids=str)
@@ -150,21 +150,17 @@ def test_padding_and_what_it_holds_do_not_matter(objective: Objective):
     logp, ref = wide.clone(), wide.clone()
     assert PAIRS.ref_logp is not None
     logp[mask], ref[mask] = PAIRS.logp[PAIRS.mask], PAIRS.ref_logp[PAIRS.mask]
-    padded = Scores(logp.requires_grad_(), mask, PAIRS.cases, ref)
+    extras = {name: wide.index_put((mask,), value[PAIRS.mask]) for name, value in PAIRS.extras.items()}
+    padded = Scores(logp.requires_grad_(), mask, PAIRS.cases, ref, extras=extras)
     outcome = objective(padded)
     torch.testing.assert_close(outcome.loss_P.detach(), loss(objective), atol=1e-12, rtol=1e-12)
     outcome.loss_P.sum().backward()
     assert logp.grad is not None and (logp.grad[~mask] == 0).all()
 
 
-@pytest.mark.parametrize("objective", [o for o in ALL if o.terms[0].name not in ("kto", "bco")], ids=str)
+@pytest.mark.parametrize("objective", [o for o in ALL if not o.needs.batch], ids=str)
 def test_a_preference_does_not_see_its_neighbours(objective: Objective):
-    alone = []
-    for p in range(6):
-        rows = slice(3 * p, 3 * p + 3)
-        assert PAIRS.ref_logp is not None
-        cases = align(with_mismatched(pairs(1)))
-        alone.append(loss(objective, Scores(PAIRS.logp[rows], PAIRS.mask[rows], cases, PAIRS.ref_logp[rows])))
+    alone = [loss(objective, taken(PAIRS, complete(pairs(6)), [p])) for p in range(6)]
     torch.testing.assert_close(torch.cat(alone), loss(objective))
 
 
@@ -172,7 +168,9 @@ def test_a_preference_does_not_see_its_neighbours(objective: Objective):
 def test_losses_are_float32_per_preference(objective: Objective):
     assert PAIRS.ref_logp is not None
     for dtype in (torch.float32, torch.bfloat16):
-        outcome = objective(replace(PAIRS, logp=PAIRS.logp.to(dtype), ref_logp=PAIRS.ref_logp.to(dtype)))
+        extras = {name: value.to(dtype) for name, value in PAIRS.extras.items()}
+        narrow = replace(PAIRS, logp=PAIRS.logp.to(dtype), ref_logp=PAIRS.ref_logp.to(dtype), extras=extras)
+        outcome = objective(narrow)
         assert outcome.loss_P.dtype == torch.float32 and outcome.loss_P.shape == (6,)
         assert outcome.loss_P.isfinite().all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from objectives.examples import pairs, scored, with_mismatched
+from objectives.examples import complete, pairs, scored
 
 from omnipref.errors import ConfigError
 from omnipref.objectives import Objective, anchor, bco, constructors, dpo, gpo, kto, parse_objective, sft, simpo
 
-SCORES = scored(with_mismatched(pairs(3)))
+SCORES = scored(complete(pairs(3)))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,11 @@ def test_settings_round_trip_exactly(beta: float, smoothing: float, weight: floa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dop()", "did you mean `dpo`?"),
+        ("plackett_luc()", "did you mean `plackett_luce`?"),
+        ("hinge(label_smoothing=0.1)", "hinge(): found argument `label_smoothing`"),
+        ("apo_zero(label_smoothing=0.1)", "apo_zero(): found argument `label_smoothing`"),
+        ("robust_dpo(label_smoothing=0.1)", "robust_dpo(): found argument `label_smoothing`"),
+        ("robust_dpo(flip_rate=0.5)", "robust_dpo(): found flip_rate=0.5; expected a number in [0, 0.5)"),
         ("dpo(bta=0.1)", "dpo(): found argument `bta`; did you mean `beta`?"),
         ("dpo(0.1)", "dpo(): too many positional arguments; arguments: beta, label_smoothing"),
         ("dpo(beta=0)", "dpo(): found beta=0; expected a number in (0, inf)"),
@@ -84,14 +89,10 @@ def test_refusals(text: str, message: str):
         parse_objective(text)
 
 
-BETA = sorted(set(constructors()) - {"sft"})
+BETA = [name for name, make in constructors().items() if "beta" in inspect.signature(make).parameters]
+TWO_ROLES = [name for name, make in constructors().items() if "rejected" in inspect.signature(make).parameters]
 BAD: list[tuple[str, dict[str, Any]]] = [
-    *[
-        (name, {"beta": bad})
-        for name in constructors()
-        if name != "sft"
-        for bad in (0, -0.1, float("nan"), "0.1", True)
-    ],
+    *[(name, {"beta": bad}) for name in BETA for bad in (0, -0.1, float("nan"), "0.1", True)],
     *[("dpo", {"label_smoothing": bad}) for bad in (-0.1, 0.5, 0.9)],
     ("dpo", {"reduce": "sum"}),
     ("ipo", {"reduce": "avg"}),
@@ -104,7 +105,34 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("bco", {"momentum": -0.1}),
     ("anchor", {"shift": float("nan")}),
     ("sft", {"role": 3}),
-    *[(name, {"chosen": "rejected"}) for name in ("dpo", "ipo", "gpo", "hinge", "simpo", "orpo")],
+    *[("robust_dpo", {"flip_rate": bad}) for bad in (-0.1, 0.5, 0.9)],
+    *[("exo_pair", {"label_smoothing": bad}) for bad in (0.0, 0.5)],
+    ("discopop", {"temperature": 0.0}),
+    ("f_dpo", {"divergence": "forward"}),
+    ("f_dpo", {"alpha": float("inf")}),
+    ("chi_po", {"clip": 0.0}),
+    ("length_dpo", {"alpha": -0.1}),
+    *[("ld_dpo", {"alpha": bad}) for bad in (-0.1, 1.1)],
+    *[(name, {"gamma": bad}) for name in ("decayed_dpo", "ns_dpo") for bad in (0.0, 1.1)],
+    ("dpop", {"penalty": -1.0}),
+    ("cal_dpo", {"calibration": -1.0}),
+    ("cpo", {"alpha": -1.0}),
+    ("slic", {"delta": -1.0}),
+    ("slic", {"regularization": -1.0}),
+    ("slic", {"target": ""}),
+    ("alphapo", {"alpha": float("nan")}),
+    ("alphapo", {"gamma": -1.0}),
+    ("soft_spo", {"alpha": 0.0}),
+    ("npo", {"role": ""}),
+    ("simnpo", {"gamma": -1.0}),
+    ("odpo", {"alpha": -1.0}),
+    ("gdpo_geometric", {"column": ""}),
+    ("modpo", {"weight": 0.0}),
+    ("modpo", {"weights": (0.5, 0.5)}),
+    ("modpo", {"weights": (float("nan"),)}),
+    ("modpo", {"link": "sigmoid"}),
+    ("reward_distillation", {"columns": ()}),
+    *[(name, {"chosen": "rejected"}) for name in TWO_ROLES],
 ]
 
 

@@ -17,10 +17,12 @@ from omnipref.errors import CapabilityError
 from omnipref.policies.autoregressive import layouts
 from omnipref.policies.autoregressive.attention import Attention, MediaBlocks, PromptBlock, attention_of, forest_masks
 from omnipref.policies.autoregressive.backbone import positions_of
-from omnipref.policies.autoregressive.layouts import Forest, Rows
+from omnipref.policies.autoregressive.implementation import set_text_attention, text_attention
+from omnipref.policies.autoregressive.layouts import ONE_ROW, Forest, Rows
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.policies.autoregressive.media import resampled
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
+from omnipref.policies.autoregressive.tree_attention import TREE_ATTENTION
 from omnipref.preferences import Case, Part, Preference, pair
 
 EVERY = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -137,6 +139,23 @@ def test_forest_equals_rows(name, row_tokens):
     assert largest(rows(name), forest) < ARCHITECTURES[name].tolerance
 
 
+@pytest.mark.parametrize("name", [name for name in FORESTS if not ARCHITECTURES[name].float32_inside])
+def test_all_records_in_one_row_run_by_run_equal_rows(name):
+    model, owner = made(name)
+    own = text_attention(model)
+    assert set_text_attention(model, TREE_ATTENTION)
+    forest = logps(model, owner, records_of(ARCHITECTURES[name]), Forest(ONE_ROW, attention_of(model)))
+    set_text_attention(model, own)
+    assert largest(rows(name), forest) < ARCHITECTURES[name].tolerance
+
+
+@pytest.mark.parametrize("name", FORESTS)
+def test_policies_take_one_row_where_the_attention_allows_it(name):
+    model, owner = made(name)
+    layout = build_policy(model, owner).layout
+    assert (layout.row_tokens == ONE_ROW) == (not ARCHITECTURES[name].float32_inside)
+
+
 @pytest.mark.parametrize("name", ["Gemma3ForConditionalGeneration", "Qwen3VLForConditionalGeneration"])
 def test_gradients_of_the_vision_tower_are_those_of_rows(name):
     model, owner = made(name)
@@ -233,6 +252,7 @@ def test_tiles_of_a_picture_that_cases_share_are_encoded_once(name, monkeypatch)
 
 def test_a_trial_beyond_the_window_finds_masks_without_it(monkeypatch, caplog):
     model, owner = made("MistralForCausalLM")
+    monkeypatch.setattr(layouts, "MASKS", {})
     monkeypatch.setattr(layouts, "forest_masks", lambda a, _, i, d: forest_masks(a, hf.LlamaConfig(), i, d))
     assert isinstance(build_policy(model, owner).layout, Rows)
     assert "its sliding window of 6 tokens is shorter than the longest case; set --max-length 6" in caplog.text
@@ -242,6 +262,7 @@ def test_a_trial_beyond_the_window_finds_masks_without_it(monkeypatch, caplog):
 
 def test_a_trial_with_pictures_finds_blocks_left_out(monkeypatch, caplog):
     model, owner = made("Gemma3ForConditionalGeneration")
+    monkeypatch.setattr(layouts, "MASKS", {})
     monkeypatch.setattr(layouts, "forest_masks", lambda _, c, i, d: forest_masks(Attention(), c, i | NO_BLOCKS, d))
     assert isinstance(build_policy(model, owner).layout, Rows)
     assert "a trial differed from separate rows" in caplog.text

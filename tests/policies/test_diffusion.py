@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from objectives.examples import with_columns
 from torch import Tensor, nn
 
 from omnipref.errors import CapabilityError, ConfigError, DataError
@@ -244,13 +245,26 @@ def test_prediction_types_measure_one_error():
 
 
 def both_kinds_of_record(i: int) -> Preference:
-    """A record with every role that a default objective asks for."""
+    """A record with every role and column that a default objective asks for."""
     prompt = PROMPTS[i % 6]
-    cases = {role: Case.raw(prompt, vector(7 * i + k)) for k, role in enumerate(("chosen", "rejected", "mismatched"))}
-    return Preference(cases, (Comparison("chosen", "rejected"),), record=i)
+    more = ("mismatched", "completion", "reference_sample", "sample_0", "sample_1")
+    cases = {role: Case.raw(prompt, vector(7 * i + k)) for k, role in enumerate(("chosen", "rejected", *more))}
+    return with_columns([Preference(cases, (Comparison("chosen", "rejected"),), record=i)])[0]
 
 
-@pytest.mark.parametrize("name", sorted(constructors()))
+WITH_EXTRAS = {name for name, make in constructors().items() if make().needs.extras}
+
+
+@pytest.mark.parametrize("name", sorted(WITH_EXTRAS))
+def test_an_objective_over_a_vocabulary_is_refused(name: str, model: nn.Module):
+    policy = build_policy()
+    batch = policy.collate([policy.encode(both_kinds_of_record(0))])
+    extras = constructors()[name]().needs.extras
+    with pytest.raises(CapabilityError, match=rf"`{sorted(extras)[0]}`.*a distribution over a vocabulary"):
+        policy.score(model, batch, extras=extras)
+
+
+@pytest.mark.parametrize("name", sorted(set(constructors()) - WITH_EXTRAS))
 def test_every_objective_trains_a_denoiser(name: str, model: nn.Module, other: nn.Module):
     objective = constructors()[name]()
     policy = build_policy()

@@ -154,8 +154,11 @@ def test_a_killed_process_goes_on_to_the_same_numbers(llama, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_two_processes_give_the_losses_of_one(llama, tmp_path):
-    data = write(tmp_path / "pairs.jsonl", rows_of_text(16))
+@pytest.mark.parametrize("parts", [[], ["--max-batch-tokens", "64"]], ids=["whole", "parts"])
+def test_two_processes_give_the_losses_of_one(llama, tmp_path, parts):
+    # Lengths differ, so that one process has one part where the other has two.
+    rows = [{**row, "prompt": row["prompt"] + "cup " * (i % 4 * 5)} for i, row in enumerate(rows_of_text(16))]
+    data = write(tmp_path / "pairs.jsonl", rows)
     objective = "0.8 * dpo(beta=0.1) + 0.2 * bco() + sft()"
     common = ["--learning-rate", "1e-3", "--logging-steps", "1", "--max-steps", "4", "--objective", objective]
     common += ["--training-arguments", "use_cpu=true"]
@@ -164,7 +167,8 @@ def test_two_processes_give_the_losses_of_one(llama, tmp_path):
     launch += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
     launch += ["-m", "omnipref", "train"]
     words = ["--model-name-or-path", str(llama), "--dataset", str(data)]
-    two = [*launch, *words, "--output-dir", str(tmp_path / "two"), "--per-device-train-batch-size", "2", *common]
+    batch = ["--per-device-train-batch-size", "2", *common, *parts]
+    two = [*launch, *words, "--output-dir", str(tmp_path / "two"), *batch]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for _ in range(2):
         done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
@@ -205,6 +209,31 @@ def test_bfloat16_computes_in_it_and_keeps_losses_in_float32(llama, tmp_path):
     half = train(llama, data, tmp_path / "half", "--max-steps", "3", "--bf16")
     assert half != single
     assert half == pytest.approx(single, abs=0.02)
+
+
+COMPILED = """
+import sys
+from torch._dynamo.utils import counters
+from omnipref.cli.main import main
+code = main(sys.argv[1:])
+assert counters["frames"]["ok"] > 0
+sys.exit(code)
+"""
+
+
+def test_compiled_layers_give_the_same_losses(llama, tmp_path):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    plain = train(llama, data, tmp_path / "plain", "--max-steps", "3")
+    words = ["--model-name-or-path", str(llama), "--dataset", str(data), "--output-dir", str(tmp_path / "compiled")]
+    words += [*SMALL, "torch_compile=true", "torch_compile_backend=aot_eager", "--max-steps", "3"]
+    # A process of its own: what the compiler keeps and warns of is its own affair.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, "train", *words], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "compiled") == pytest.approx(plain, abs=1e-6)
+    saved = [load_file(tmp_path / name / "model.safetensors") for name in ("plain", "compiled")]
+    assert saved[0].keys() == saved[1].keys()
 
 
 def test_streamed_records_are_shared_out_among_workers(llama, tmp_path):

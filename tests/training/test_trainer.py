@@ -17,7 +17,6 @@ from omnipref.policies.autoregressive.load import build_policy
 from omnipref.policies.reference import frozen_copy
 from omnipref.preferences import pair
 from omnipref.training import PreferenceTrainer, checkpoint_to_resume, prepare
-from omnipref.training.cached_reference import collate_with_reference, score_reference
 
 RECORDS = [pair(f"What is {i}? ", f"two {i}", "three cups", record=i) for i in range(24)]
 
@@ -103,35 +102,6 @@ def test_accumulated_batches_equal_the_whole_batch(tmp_path):
     for run in runs:
         run.train()
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), abs=1e-5)
-
-
-def test_cached_reference_scores_equal_live_ones_and_are_not_used_for_other_weights(tmp_path, monkeypatch):
-    live = make(tmp_path / "live", save_strategy="no")
-    live.train()
-    cached = make(tmp_path / "cached", save_strategy="no")
-    path = tmp_path / "reference.safetensors"
-
-    def score(trainer):
-        return score_reference(trainer.policy, trainer.model, trainer.reference, trainer.train_dataset, path)
-
-    found = score(cached)
-    written = path.stat().st_mtime_ns
-    assert torch.equal(score(cached).logps[3], found.logps[3]) and path.stat().st_mtime_ns == written
-    cached.train_dataset, cached.data_collator, cached.reference = found, collate_with_reference(cached.policy), None
-    cached.train()
-    assert losses(cached) == pytest.approx(losses(live), abs=1e-5)
-    changed = make(tmp_path / "changed")
-    with torch.no_grad():
-        changed.reference.model.model.layers[0].mlp.up_proj.weight[0, 0] += 0.5
-    assert not torch.equal(score(changed).logps[3], found.logps[3])
-
-
-def test_a_broken_cache_is_computed_again(tmp_path):
-    trainer = make(tmp_path)
-    path = tmp_path / "reference.safetensors"
-    path.write_bytes(b"half a file")
-    found = score_reference(trainer.policy, trainer.model, trainer.reference, trainer.train_dataset, path)
-    assert len(found.logps) == len(RECORDS)
 
 
 def test_nan_stops_the_run_with_the_records(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, ClassVar, Literal
@@ -170,12 +170,28 @@ class ScoreConfig(Scoring):
     Examples:
       omnipref score prefs.jsonl --model-name-or-path run --output scores.jsonl
       omnipref score prefs.jsonl --model-name-or-path run --ref-model base --beta 0.1 --output rewards.jsonl
+      omnipref score prefs.jsonl --model-name-or-path base --dtype float32 --fill-cache --output base.jsonl
     """
 
     dataset: Positional[list[str]]
     """Preferences to score."""
     output: str
     """File to write, one line per preference."""
+    bf16: bool = False
+    """Compute in bfloat16 (autocast), as `omnipref train --bf16` does."""
+    fill_cache: bool = False
+    """Keep the scores per token in `cache_dir`, where `omnipref train` with the same model, `dtype`, `bf16` and records
+    takes its reference scores from; those that are there are not computed again."""
+    cache_vision_features: bool = False
+    """Keep what the encoders make of pictures and clips there too, for `omnipref train --cache-vision-features`."""
+    cache_dir: str | None = None
+    """Folder of the caches, shared by runs; None: `$OMNIPREF_CACHE`, else `~/.cache/omnipref`."""
+
+    def conflicts(self) -> Iterator[str]:
+        """A place for caches, and nothing to keep in it."""
+        yield from Scoring.conflicts(self)
+        if self.cache_dir and not (self.fill_cache or self.cache_vision_features):
+            yield "`cache_dir` says where to keep what `fill_cache` or `cache_vision_features` asks to keep; add one"
 
 
 @dataclass(frozen=True, kw_only=True)

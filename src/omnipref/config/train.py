@@ -55,7 +55,14 @@ class TrainConfig(Records):
     adapter: str | None = None
     """PEFT adapter to continue; its frozen copy is the reference."""
     precompute_ref_log_probs: bool = False
-    """Score the data under the reference once, before training, and keep the result on disk."""
+    """Score the data under the reference once, before training, and train without the reference in memory; scores that
+    an earlier run kept in `cache_dir` are taken from there."""
+    cache_ref_log_probs: bool = False
+    """Keep reference scores in `cache_dir` as they are computed, and take those that are there; `streaming` or not."""
+    cache_vision_features: bool = False
+    """Keep what frozen encoders make of pictures and clips in `cache_dir`, while no weight that makes it is trained."""
+    cache_dir: str | None = None
+    """Folder of the caches, shared by runs; None: `$OMNIPREF_CACHE`, else `~/.cache/omnipref`."""
     layout: Layout = "forest"
     """`forest` shares the tokens and pictures that cases have in common; `rows` scores each case alone."""
 
@@ -67,6 +74,9 @@ class TrainConfig(Records):
     """Preferences per device and step."""
     per_device_eval_batch_size: int = 8
     """The same in evaluation."""
+    max_batch_tokens: int | None = None
+    """Tokens that the model sees at once: a larger batch is computed in parts, to the same gradients, and one record
+    that is larger is set aside and reported (or its responses cut, with `policy_args: {truncate: true}`)."""
     gradient_accumulation_steps: int = 1
     """Batches per optimiser step."""
     learning_rate: float = 1e-6
@@ -128,6 +138,7 @@ class TrainConfig(Records):
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
         "eval_fraction": (0, 0.9),
         "max_length": (1, inf),
+        "max_batch_tokens": (1, inf),
         "dataloader_num_workers": (0, inf),
         "per_device_train_batch_size": (1, inf),
         "per_device_eval_batch_size": (1, inf),
@@ -158,6 +169,8 @@ class TrainConfig(Records):
             yield "`bf16` and `fp16` exclude each other; keep one"
         if self.streaming and self.max_steps < 0:
             yield "`streaming` data have no known length; set `max_steps`"
+        if self.streaming and self.precompute_ref_log_probs:
+            yield "`streaming` records cannot be scored before training; use `cache_ref_log_probs` instead"
         if self.streaming and self.eval_fraction:
             yield "`eval_fraction` cannot be drawn from `streaming` data; name an `eval_dataset`"
         if self.method and self.objective != "dpo(beta=0.1)":

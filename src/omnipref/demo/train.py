@@ -16,8 +16,8 @@ from omnipref.policies.autoregressive.policy import AutoregressivePolicy
 from omnipref.policies.reference import frozen_copy
 from omnipref.preferences import Preference
 from omnipref.training import PreferenceTrainer, prepare
-from omnipref.training.cached_reference import collate_with_reference, score_reference
 from omnipref.training.progress import show_progress
+from omnipref.training.reference_scores import ReferenceScores, ScoreCache
 from omnipref.worlds import load
 
 BATCH = 32
@@ -59,9 +59,6 @@ def train_arm(
     objective = parse_objective(arm.objective)
     data = prepare(policy, preferences, objective.needs, folder / "train.quarantine.jsonl", progress=False)
     reference = frozen_copy(model)
-    with_reference = score_reference(
-        policy, model, reference, data, folder / "reference_scores.safetensors", 64, progress=False
-    )
     trainer = PreferenceTrainer(
         model=model,
         args=TrainingArguments(
@@ -80,10 +77,12 @@ def train_arm(
         ),
         policy=policy,
         objective=objective,
-        train_dataset=with_reference,
+        reference=reference,
+        train_dataset=data,
         processing_class=processor,
     )
-    trainer.data_collator = collate_with_reference(policy)
+    trainer.reference_scores = ReferenceScores(reference, ScoreCache(folder.parent / "cache"))
+    trainer.reference_scores.score_ahead(policy, model, data, 64, progress=False)
     show_progress(trainer, arm.name, position) if progress else trainer.callback_handler.callbacks.clear()
     trainer.train()
     model.save_pretrained(folder)

@@ -1,10 +1,11 @@
 """Fourth stage: from a margin, positive when the preference is met, to a loss; element by element.
 
-Table 1 of GPO (arXiv 2402.05749) has them all; they fall through margin 0.
+`LINKS` are those of table 1 of GPO (arXiv 2402.05749); all fall through margin 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -73,6 +74,43 @@ def savage(margin: Tensor) -> Tensor:
         tensor([0.2500])
     """
     return torch.sigmoid(-margin) ** 2
+
+
+def discovered(margin: Tensor, temperature: float = 0.05) -> Tensor:
+    """`(1 − σ(m/τ)) (−log σ(m)) + σ(m/τ) e^{−m}`: between logistic and exponential, found by a language model's search.
+
+    Log 2 / 2 + 1/2 at 0; not convex: it dips below 0. The product `σ(m/τ) e^{−m}` is taken in logarithms, so that it
+    stays finite at margins far below 0.
+
+    Args:
+        margin: `m`, any shape.
+        temperature: `τ > 0`, how fast the exponential takes over above 0.
+
+    Example:
+        >>> discovered(torch.tensor([0.0, 0.2]))
+        tensor([0.8466, 0.8148])
+
+    Source: arXiv 2406.08414, equation (5).
+    """
+    mixing = margin / temperature
+    return torch.sigmoid(-mixing) * logistic(margin) + torch.exp(F.logsigmoid(mixing) - margin)
+
+
+def kl_target(margin: Tensor, rate: float) -> Tensor:
+    """`KL((σ(m), σ(−m)) ‖ (1 − ε, ε))`, as in EXO: the margin is drawn to `log((1 − ε)/ε)` from both sides.
+
+    Args:
+        margin: `m`, any shape.
+        rate: `ε` in (0, 0.5), the probability that the label leaves to the other case.
+
+    Example:
+        >>> kl_target(torch.tensor([0.0, 0.2]), 1e-3)
+        tensor([2.7612, 2.4220])
+
+    Source: arXiv 2402.00856, equation (16).
+    """
+    better = torch.sigmoid(margin) * (F.logsigmoid(margin) - math.log1p(-rate))
+    return better + torch.sigmoid(-margin) * (F.logsigmoid(-margin) - math.log(rate))
 
 
 LINKS: dict[str, Link] = {

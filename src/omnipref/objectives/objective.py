@@ -31,6 +31,9 @@ class Needs:
         labels: whether cases must be labelled desirable or undesirable (a pair labels its two).
         columns: further columns of the records.
         extras: further quantities per unit, such as `entropy`.
+        batch: whether a preference's loss depends on the others of its batch, or the term counts batches in its state,
+            so that a batch cannot be split.
+        ties: whether a tie between two of the roles is understood; otherwise data with one are refused.
     """
 
     roles: frozenset[str] = frozenset()
@@ -39,6 +42,8 @@ class Needs:
     labels: bool = False
     columns: frozenset[str] = frozenset()
     extras: frozenset[str] = frozenset()
+    batch: bool = False
+    ties: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -48,6 +53,9 @@ class Needs:
             self.labels or other.labels,
             self.columns | other.columns,
             self.extras | other.extras,
+            self.batch or other.batch,
+            # Every term that compares two roles must understand a tie; one that reads a single role does not care.
+            all(needs.ties or len(needs.roles) < 2 for needs in (self, other)),
         )
 
 
@@ -188,12 +196,13 @@ def single(
     Args:
         constructor: the function that is called to build it.
         compute: see `Term`.
-        needs: see `Term`.
+        needs: see `Term`; a term with a state has `batch` set.
         settings: the arguments that `constructor` was called with, by name.
         state: see `Term`.
     """
     parameters = inspect.signature(constructor).parameters
     changed = {name: value for name, value in settings.items() if value != parameters[name].default}
+    needs = replace(needs, batch=needs.batch or bool(state))
     return Objective((Term(constructor.__name__, compute, needs, state=state or {}, settings=changed),))
 
 

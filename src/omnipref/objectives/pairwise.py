@@ -3,6 +3,15 @@
 Notation: `s` mean log-likelihood per unit under the policy, `ρ` log-ratio to the reference, `w` the chosen and `l` the
 rejected case, `Δ = ρ_w − ρ_l`; a bar is a mean per unit. Any two roles can be compared:
 `dpo(rejected="chosen@negative_image")` prefers the same answer under the right picture.
+
+Methods that are made of these, with other data or another reference, need no constructor of their own:
+
+- conservative DPO (cDPO): `dpo(label_smoothing=0.1)`; length-normalised DPO (LN-DPO): `dpo(beta=5.0, reduce="mean")`;
+- DPO with fine-tuning (iterative reasoning preference optimisation, arXiv 2404.19733): `dpo() + sft()`;
+- self-play fine-tuning (SPIN, arXiv 2401.01335): `dpo(beta=λ)` where demonstrations are chosen and samples of the
+  previous iterate, which is also the reference, are rejected;
+- behaviour-proximal preference optimisation (BPO, arXiv 2406.12168): `dpo()` where the policy that wrote the pairs
+  is the reference.
 """
 
 from __future__ import annotations

@@ -8,13 +8,89 @@ import math
 from collections.abc import Callable
 
 from omnipref.errors import ConfigError, nearest
+from omnipref.objectives.adaptive import alpha_dpo, beta_dpo, dr_dpo
 from omnipref.objectives.anchors import anchor, sft
-from omnipref.objectives.listwise import plackett_luce
+from omnipref.objectives.calibrated import apo_down, apo_zero, cal_dpo, dpop, nca_pair, sppo
+from omnipref.objectives.dispersion import mallows_dpo, mallows_ipo
+from omnipref.objectives.divergences import chi_po, f_dpo
+from omnipref.objectives.graded import gdpo_geometric, modpo, ns_dpo, odpo, reward_distillation
+from omnipref.objectives.lengths import decayed_dpo, ld_dpo, length_dpo, sampo
+from omnipref.objectives.listwise import lipo, plackett_luce, rrhf
+from omnipref.objectives.noise_contrastive import info_nca, nca
+from omnipref.objectives.noisy import discopop, exo_pair, robust_dpo
 from omnipref.objectives.objective import Objective
 from omnipref.objectives.pairwise import dpo, gpo, hinge, ipo, orpo, simpo
-from omnipref.objectives.unpaired import bco, kto
+from omnipref.objectives.perturbation import epsilon_dpo
+from omnipref.objectives.reference_free import alphapo, cpo, simper, slic, soft_spo
+from omnipref.objectives.sampled import nash_md, optimism, sampled_kl, xpo
+from omnipref.objectives.sorting import aot, aot_unpaired
+from omnipref.objectives.ties import davidson_dpo, rao_kupper_dpo
+from omnipref.objectives.unlearning import npo, simnpo
+from omnipref.objectives.unpaired import bco, kto, kto_pair
+from omnipref.objectives.vocabulary import tdpo1, tdpo2, wpo
 
-_CONSTRUCTORS = (anchor, bco, dpo, gpo, hinge, ipo, kto, orpo, plackett_luce, sft, simpo)
+_CONSTRUCTORS = (
+    alpha_dpo,
+    alphapo,
+    anchor,
+    aot,
+    aot_unpaired,
+    apo_down,
+    apo_zero,
+    bco,
+    beta_dpo,
+    cal_dpo,
+    chi_po,
+    cpo,
+    davidson_dpo,
+    decayed_dpo,
+    discopop,
+    dpo,
+    dpop,
+    dr_dpo,
+    epsilon_dpo,
+    exo_pair,
+    f_dpo,
+    gdpo_geometric,
+    gpo,
+    hinge,
+    info_nca,
+    ipo,
+    kto,
+    kto_pair,
+    ld_dpo,
+    length_dpo,
+    lipo,
+    mallows_dpo,
+    mallows_ipo,
+    modpo,
+    nash_md,
+    nca,
+    nca_pair,
+    npo,
+    ns_dpo,
+    odpo,
+    optimism,
+    orpo,
+    plackett_luce,
+    rao_kupper_dpo,
+    reward_distillation,
+    robust_dpo,
+    rrhf,
+    sampled_kl,
+    sampo,
+    sft,
+    simnpo,
+    simper,
+    simpo,
+    slic,
+    soft_spo,
+    sppo,
+    tdpo1,
+    tdpo2,
+    wpo,
+    xpo,
+)
 _GRAMMAR = "a sum such as 0.8*dpo(beta=0.1) + sft()"
 
 
@@ -22,8 +98,8 @@ def constructors() -> dict[str, Callable[..., Objective]]:
     """The public constructors by name.
 
     Example:
-        >>> sorted(constructors())[:3]
-        ['anchor', 'bco', 'dpo']
+        >>> constructors()["dpo"](beta=0.2).terms[0].name
+        'dpo'
     """
     return {function.__name__: function for function in _CONSTRUCTORS}
 

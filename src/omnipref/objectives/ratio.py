@@ -42,3 +42,24 @@ def difference(scores: Scores, value_N: Tensor, chosen: str, rejected: str) -> T
         tensor([3.])
     """
     return scores.at(chosen, value_N) - scores.at(rejected, value_N)
+
+
+def stated_margin(scores: Scores, column: str, chosen: str, rejected: str) -> Tensor:
+    """How much better a column says that the chosen case is, `[P]`: without gradient.
+
+    A column per case, such as `score`, gives the difference of the two cases; one per preference, such as `margin`, is
+    taken as it is.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import replace
+        >>> from omnipref.scores import pair_scores
+        >>> scores = pair_scores(torch.tensor([-1.0]), torch.tensor([-4.0]))
+        >>> columns = {"score": torch.tensor([7.0, 4.5]), "margin": torch.tensor([2.5])}
+        >>> scores = replace(scores, cases=replace(scores.cases, columns=columns))
+        >>> [stated_margin(scores, name, "chosen", "rejected").item() for name in columns]
+        [2.5, 2.5]
+    """
+    value = scores.cases.columns[column]
+    # A preference has two cases or more, so the lengths tell the two kinds of column apart.
+    return difference(scores, value, chosen, rejected) if len(value) > scores.cases.count else value

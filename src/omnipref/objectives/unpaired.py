@@ -67,7 +67,48 @@ def kto(
         return Outcome(labelled_sum(loss_N, scores.cases) / count_P, beta * rho_N, {"kl": z})
 
     roles = frozenset() if own else frozenset({baseline})
-    return single(kto, compute, Needs(roles, reference=True, labels=True), settings)
+    return single(kto, compute, Needs(roles, reference=True, labels=True, batch=True), settings)
+
+
+def kto_pair(*, beta: float = 0.1, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
+    """KTO on pairs in its old form: each half of the batch is the other half's reference point.
+
+    `L = ½ [1 − σ(β(ρ_w − z_l))] + ½ [1 − σ(β(z_w − ρ_l))]`, with `z_w`, `z_l = max(0, mean ρ)` of the chosen and of the
+    rejected cases over the global batch, without gradient; reward `βρ`.
+
+    Args:
+        beta: `β > 0`, per nat.
+        chosen: role of the better case.
+        rejected: role of the worse case.
+
+    Raises:
+        ConfigError: an argument is out of range.
+
+    Here: the mean of a preference's two parts, so that the mean over preferences is that over cases, as in `kto`. Early
+        TRL differentiated `z` as well.
+
+    Identities: ½ where policy = reference; `apo_zero(beta)/2` where both means are negative; `kto` where both are
+        equal.
+
+    Example:
+        >>> from omnipref.scores import pair_scores
+        >>> kto_pair()(pair_scores(*torch.tensor([[-12.0], [-15.0], [-13.0], [-14.0]]))).loss_P
+        tensor([0.4626])
+
+    Source: early TRL's `kto_pair`, after arXiv 2402.01306.
+    """
+    settings = dict(locals())
+    check_number(0, open_low=True, beta=beta)
+    check_roles(chosen=chosen, rejected=rejected)
+
+    def compute(scores: Scores, state: State) -> Outcome:
+        reward_N = beta * log_ratio(scores)
+        better_P, worse_P = (scores.at(role, reward_N) for role in (chosen, rejected))
+        above, below = (batch_mean(part_P).clamp(min=0) for part_P in (better_P, worse_P))
+        loss_P = (torch.sigmoid(below - better_P) + torch.sigmoid(worse_P - above)) / 2
+        return Outcome(loss_P, reward_N, {"chosen_kl": above / beta, "rejected_kl": below / beta})
+
+    return single(kto_pair, compute, Needs(frozenset({chosen, rejected}), reference=True, batch=True), settings)
 
 
 def bco(*, beta: float = 0.1, shift: bool = True, momentum: float | None = None) -> Objective:
@@ -116,7 +157,7 @@ def bco(*, beta: float = 0.1, shift: bool = True, momentum: float | None = None)
         loss_N = logistic(label_N * (reward_N - delta))
         return Outcome(labelled_sum(loss_N, scores.cases), reward_N, {"shift": delta}, following)
 
-    return single(bco, compute, Needs(reference=True, labels=True), settings, initial)
+    return single(bco, compute, Needs(reference=True, labels=True, batch=shift), settings, initial)
 
 
 def labelled_sum(value_N: Tensor, cases: Cases) -> Tensor:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from omnipref.errors import NeedsError
@@ -28,7 +27,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-@dataclass(frozen=True)
+@contextmanager
+def _trained_stays_trained(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """PEFT turns gradients of adapters off and on as it changes between them; what this yields undoes that inside.
+
+    FSDP notes at its first pass what is trained, and that pass may be the reference's.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+
+    def restore() -> None:
+        for parameter, trained in before:
+            parameter.requires_grad_(trained)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
+@dataclass
 class FrozenCopy:
     """A second set of weights; build it with `frozen_copy(model)`."""
 
@@ -36,13 +53,13 @@ class FrozenCopy:
 
     @contextmanager
     def __call__(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Yield the frozen model, on the device of the policy."""
+        """Yield the frozen model, which stands where the policy does."""
         del model
         yield self.model
 
-    def place(self, device: torch.device | str) -> None:
-        """Move the copy to the policy's device."""
-        self.model.to(device)
+    def place(self, prepare: Callable[[nn.Module], nn.Module]) -> None:
+        """Put the copy where the policy is: on its device, or in shards over the same processes."""
+        self.model = prepare(self.model)
 
 
 def frozen_copy(model: nn.Module) -> FrozenCopy:
@@ -58,11 +75,13 @@ class AdapterOff:
     def __call__(self, model: nn.Module) -> Iterator[nn.Module]:
         """Yield the model with adapters disabled."""
         peft = _peft_model(model)
-        with evaluating(peft), peft.disable_adapter():  # type: ignore[operator]
+        with evaluating(peft), _trained_stays_trained(peft) as restore, peft.disable_adapter():  # type: ignore[operator]
+            restore()
             yield model
 
-    def place(self, device: torch.device | str) -> None:
-        """Nothing to move: the weights are the policy's."""
+    def place(self, prepare: Callable[[nn.Module], nn.Module]) -> None:
+        """Nothing to do: the weights are the policy's, and stand where they stand."""
+        del prepare
 
 
 @dataclass(frozen=True)
@@ -76,18 +95,17 @@ class AdapterAs:
         """Yield the model with that adapter active."""
         peft = _peft_model(model)
         active = peft.active_adapter
-        peft.set_adapter(self.name)  # type: ignore[operator]
-        try:
-            with evaluating(peft):
+        with evaluating(peft), _trained_stays_trained(peft) as restore:
+            peft.set_adapter(self.name)  # type: ignore[operator]
+            restore()
+            try:
                 yield model
-        finally:
-            peft.set_adapter(active)  # type: ignore[operator]
-            for parameter_name, parameter in peft.named_parameters():
-                if f".{self.name}." in parameter_name:
-                    parameter.requires_grad_(False)
+            finally:
+                peft.set_adapter(active)  # type: ignore[operator]
 
-    def place(self, device: torch.device | str) -> None:
-        """Nothing to move: the weights are the policy's."""
+    def place(self, prepare: Callable[[nn.Module], nn.Module]) -> None:
+        """Nothing to do: the weights are the policy's, and stand where they stand."""
+        del prepare
 
 
 def copy_adapter(model: nn.Module, name: str = REFERENCE_ADAPTER) -> AdapterAs:

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from omnipref.errors import DataError, NeedsError
 from omnipref.objectives.objective import Needs
-from omnipref.policies.policy import Batch, Policy
+from omnipref.policies.policy import Policy
 from omnipref.preferences import Preference
+from omnipref.training.parts import divide
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +202,7 @@ def check_needs(needs: Needs, preference: Preference) -> None:
     """
     place = f"{preference.source or 'data'}, record {preference.record}"
     tied = [c for c in preference.comparisons if c.tie and {c.better, c.worse} <= needs.roles]
-    if tied:
+    if tied and not needs.ties:
         raise NeedsError(f"{place}: the objective prefers `{tied[0].better}`, but the record says that it is a tie")
     have = f"it has the roles {', '.join(preference.roles)}"
     for role in sorted(needs.roles - set(preference.roles)):
@@ -212,7 +214,8 @@ def check_needs(needs: Needs, preference: Preference) -> None:
         raise NeedsError(f"{place}: the objective compares `{role}`, which it lacks; {have}. To mend: {cure}")
     if needs.lists and len(set(preference.ranks().values())) < 2:
         raise NeedsError(f"{place}: the objective needs a ranking of two or more cases, and there is none; {have}")
-    labelled = preference.labels or {"chosen", "rejected"} & set(preference.roles)
+    in_ties = {role for c in preference.comparisons if c.tie for role in (c.better, c.worse)}
+    labelled = preference.labels or {"chosen", "rejected"} & (set(preference.roles) - in_ties)
     if needs.labels and not labelled:
         raise NeedsError(f"{place}: the objective needs liked and disliked cases (`label`), and there are none; {have}")
     scored = all(f"score/{role}" in preference.columns for role in preference.roles)
@@ -222,11 +225,17 @@ def check_needs(needs: Needs, preference: Preference) -> None:
         raise NeedsError(f"{place}: the objective reads column `{column}`, which it lacks; it has {known}")
 
 
-def collator(policy: Policy) -> Callable[[Sequence[Any]], dict[str, Any]]:
-    """The data loader's last step: record numbers, by which it is counted, and the batch."""
+def collator(policy: Policy, max_tokens: int | None = None) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """The data loader's last step: record numbers, by which it is counted, and the batch in one part or several.
+
+    Args:
+        policy: lays records out.
+        max_tokens: most tokens of a part; None for one part.
+    """
 
     def collate(encoded: Sequence[Any]) -> dict[str, Any]:
-        batch: Batch = policy.collate(encoded)
-        return {"record": batch.cases.record_P, "batch": batch}
+        groups = [list(range(len(encoded)))] if max_tokens is None else divide(policy.tokens, encoded, max_tokens)
+        parts = [policy.collate([encoded[i] for i in group]) for group in groups]
+        return {"record": torch.cat([part.cases.record_P for part in parts]), "parts": parts}
 
     return collate

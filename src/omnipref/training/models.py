@@ -47,6 +47,7 @@ def load(
     *,
     layout: str = "forest",
     max_length: int | None = None,
+    max_tokens: int | None = None,
     policy_args: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Loaded:
@@ -56,6 +57,7 @@ def load(
         name_or_path: folder or hub name.
         layout: `forest` or `rows`, for text-emitting models.
         max_length: longest case in tokens.
+        max_tokens: most tokens of one preference as it is laid out.
         policy_args: further fields of the policy.
         options: further arguments of `from_pretrained` (`dtype`, `attn_implementation`, `trust_remote_code`).
 
@@ -69,9 +71,12 @@ def load(
         raise ConfigError(f"{name_or_path} holds an adapter; give --model-name-or-path {base} --adapter {name_or_path}")
     if (Path(name_or_path) / "model_index.json").exists():
         _known(settings, DiffusionPolicy, also=("resolution",))
+        if max_tokens is not None:
+            raise ConfigError("`max_batch_tokens` counts tokens, and a diffusion model has none; leave it away")
         return _load_pipeline(name_or_path, settings, options)
     _known(settings, AutoregressivePolicy)
-    return _load_autoregressive(name_or_path, {"layout": layout, "max_length": max_length, **settings}, options)
+    limits = {"layout": layout, "max_length": max_length, "max_tokens": max_tokens}
+    return _load_autoregressive(name_or_path, limits | settings, options)
 
 
 def _known(settings: Mapping[str, Any], policy: type, also: Sequence[str] = ()) -> None:

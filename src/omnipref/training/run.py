@@ -6,12 +6,11 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from torch.utils.data import Dataset
 from transformers import set_seed
 
@@ -19,10 +18,11 @@ from omnipref.config import TrainConfig, load_config, save_config
 from omnipref.errors import ConfigError, DataError
 from omnipref.objectives import Objective, parse_objective
 from omnipref.objectives.objective import Needs
-from omnipref.policies.policy import Policy, Reference
+from omnipref.policies.caching.place import cache_directory
+from omnipref.policies.policy import Policy
 from omnipref.preferences import Preference, read, split, to_pairs
 from omnipref.training.arguments import training_arguments
-from omnipref.training.cached_reference import collate_with_reference, score_reference
+from omnipref.training.caches import keep_reference_scores, with_kept_features
 from omnipref.training.checkpoints import checkpoint_to_resume, step_of
 from omnipref.training.data import EncodedPreferences, StreamedPreferences, prepare
 from omnipref.training.models import Loaded, adapted, from_pretrained_options, has_encoders, load
@@ -56,9 +56,12 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
         config.model_name_or_path,
         layout=config.layout,
         max_length=config.max_length,
+        max_tokens=config.max_batch_tokens,
         policy_args=config.policy_args,
         **from_pretrained_options(config),
     )
+    if config.cache_vision_features:
+        loaded = replace(loaded, policy=with_kept_features(loaded.policy, cache_directory(config.cache_dir)))
     data = read_data(config, loaded.policy, objective.needs)
     model, reference = adapted(loaded, config, objective.needs.reference)
     trainer = PreferenceTrainer(
@@ -70,10 +73,11 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
         train_dataset=data.training,
         eval_dataset=data.evaluation,
         processing_class=loaded.owner,
+        max_batch_tokens=config.max_batch_tokens,
     )
     show_progress(trainer)
-    if config.precompute_ref_log_probs and reference is not None:
-        _precompute(trainer, loaded.policy, reference, config, output)
+    del reference  # it may be let go once its scores are kept
+    keep_reference_scores(trainer, config)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     _finish(trainer, loaded, output)
     return trainer
@@ -92,7 +96,11 @@ MAY_CHANGE = frozenset(
         "report_to",
         "dataloader_num_workers",
         "layout",
+        "max_batch_tokens",
         "precompute_ref_log_probs",
+        "cache_ref_log_probs",
+        "cache_vision_features",
+        "cache_dir",
         "training_arguments",
         "per_device_eval_batch_size",
         "eval_dataset",
@@ -192,28 +200,6 @@ def _records(config: TrainConfig, sources: Sequence[str]) -> Iterator[Preference
             quarantine=aside if os.environ.get("RANK", "0") == "0" else None,
         ):
             yield from turn(preference)
-
-
-def _precompute(
-    trainer: PreferenceTrainer, policy: Policy, reference: Reference, config: TrainConfig, output: Path
-) -> None:
-    data = trainer.train_dataset
-    if not isinstance(data, EncodedPreferences) or policy.stochastic:
-        raise ConfigError(
-            "reference scores can be computed ahead only for records that are read before training, and for policies "
-            "whose scores are not drawn anew at every step. To mend: drop precompute_ref_log_probs"
-        )
-    size = config.per_device_eval_batch_size
-    evaluation = trainer.eval_dataset
-    model: nn.Module = trainer.model  # type: ignore[assignment]
-    # The first process fills the caches; the others then find them.
-    with trainer.args.main_process_first(desc="reference scores"), trainer.accelerator.autocast():
-        path = output / "reference_scores.safetensors"
-        trainer.train_dataset = score_reference(policy, model, reference, data, path, size)
-        if isinstance(evaluation, EncodedPreferences):
-            path = output / "eval_reference_scores.safetensors"
-            trainer.eval_dataset = score_reference(policy, model, reference, evaluation, path, size)
-    trainer.data_collator = collate_with_reference(policy)
 
 
 def _finish(trainer: PreferenceTrainer, loaded: Loaded, output: Path) -> None:

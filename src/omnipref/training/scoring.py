@@ -18,10 +18,13 @@ from omnipref.config import ScoreConfig
 from omnipref.config.base import Scoring
 from omnipref.errors import ConfigError
 from omnipref.objectives.objective import Needs
-from omnipref.policies.policy import Policy
+from omnipref.policies.caching.place import cache_directory
+from omnipref.policies.policy import Batch, Policy
 from omnipref.preferences import Preference, read
+from omnipref.training.caches import with_kept_features
 from omnipref.training.data import prepare
 from omnipref.training.models import from_pretrained_options, load
+from omnipref.training.reference_scores import ScoreCache, by_case, stacked
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def score_preferences(
     batch_size: int = 8,
     seed: int = 0,
     aside: Path = Path("score.quarantine.jsonl"),
+    cache: ScoreCache | None = None,
     progress: bool = True,
 ) -> list[list[ScoredCase]]:
     """Score the cases of many preferences, in their order; records that cannot be encoded are set aside.
@@ -70,6 +74,7 @@ def score_preferences(
         batch_size: preferences at once.
         seed: for policies that draw noise.
         aside: file for records that cannot be encoded.
+        cache: scores that are there are taken, others are added.
         progress: whether to show bars.
     """
     data = prepare(policy, preferences, Needs(), aside, progress=progress)
@@ -80,10 +85,9 @@ def score_preferences(
     for start in tqdm(starts, desc="scoring", unit="batch", leave=False, disable=not progress):
         encoded = [data[i] for i in range(start, min(start + batch_size, len(data)))]
         batch = policy.collate(encoded).to(device)
-        scores = policy.score(model, batch, seed=seed)
-        under_reference = policy.score(reference, batch, seed=seed).logp.sum(1).tolist() if reference else None
-        logp, units = scores.logp.sum(1).tolist(), scores.mask.sum(1).tolist()
-        names = [role for role, _ in sorted(_places(scores.cases.rows), key=lambda place: place[1])]
+        logp, units = _sums(policy, model, batch, seed, cache)
+        under_reference = _sums(policy, reference, batch, seed, cache)[0] if reference else None
+        names = [role for role, _ in sorted(_places(batch.cases.rows), key=lambda place: place[1])]
         for p in range(batch.cases.count):
             record = int(batch.cases.record_P[p])
             own = (batch.cases.preference_N == p).nonzero()[:, 0].tolist()
@@ -94,6 +98,23 @@ def score_preferences(
                 ]
             )
     return found
+
+
+def _sums(
+    policy: Policy, model: nn.Module, batch: Batch, seed: int, cache: ScoreCache | None
+) -> tuple[list[float], list[int]]:
+    """Sum of log-likelihoods and number of units of each case of a batch."""
+    keys = batch.inputs.get("case_keys", ())
+    weights = cache.weights(model) if cache and keys else ""
+    found = cache.find(weights, keys) if cache else {}
+    if keys and found.keys() >= set(keys):
+        logp_NU, mask_NU = (stacked([found[key][name] for key in keys]) for name in ("logp", "mask"))
+    else:
+        scores = policy.score(model, batch, seed=seed)
+        logp_NU, mask_NU = scores.logp, scores.mask
+        if cache:
+            cache.add(weights, by_case(batch, logp_NU, mask_NU))
+    return logp_NU.double().sum(1).tolist(), mask_NU.sum(1).tolist()
 
 
 def _places(rows: Any) -> Iterator[tuple[str, int]]:
@@ -119,11 +140,19 @@ def load_scorer(config: Scoring) -> Scorer:
     if config.ref_adapter:
         reference = PeftModel.from_pretrained(load(config.model_name_or_path, **options).model, config.ref_adapter)  # type: ignore[arg-type]
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return Scorer(loaded.policy, model.to(device).eval(), reference.to(device).eval() if reference else None)
+
+    def frozen(module: nn.Module) -> nn.Module:
+        return module.to(device).eval().requires_grad_(False)
+
+    return Scorer(loaded.policy, frozen(model), frozen(reference) if reference else None)
 
 
 def score(config: ScoreConfig) -> Path:
-    """Write one line per preference: `record`, and per role `logp`, `units`, and against a reference `reward`."""
+    """Write one line per preference: `record`, and per role `logp`, `units`, and against a reference `reward`.
+
+    Raises:
+        ConfigError: the output is there already, or a cache that is to be filled cannot be written.
+    """
     output = Path(config.output)
     if output.exists():
         raise ConfigError(f"found a file {output}; expected none. To mend: remove it, or give another --output")
@@ -133,15 +162,21 @@ def score(config: ScoreConfig) -> Path:
         for source in config.dataset
         for preference in read(source, format=config.dataset_format, split=config.dataset_split, limit=config.limit)
     ]
-    scored = score_preferences(
-        scorer.policy,
-        scorer.model,
-        preferences,
-        scorer.reference,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        aside=output.with_suffix(".quarantine.jsonl"),
-    )
+    directory, policy = cache_directory(config.cache_dir), scorer.policy
+    if config.cache_vision_features:
+        policy = with_kept_features(policy, directory, strict=True)
+    device = next(scorer.model.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+        scored = score_preferences(
+            policy,
+            scorer.model,
+            preferences,
+            scorer.reference,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            aside=output.with_suffix(".quarantine.jsonl"),
+            cache=ScoreCache(directory, strict=True) if config.fill_cache else None,
+        )
     temporary = output.with_name(output.name + ".tmp")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     with temporary.open("w", encoding="utf-8") as file:

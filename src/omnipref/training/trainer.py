@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,21 @@ from omnipref.errors import ConfigError, NonFiniteError, OmniprefError
 from omnipref.objectives import Objective, preference_metrics, reduce_loss
 from omnipref.objectives.objective import Outcome
 from omnipref.policies.policy import Batch, Policy, Reference
-from omnipref.scores import Scores
+from omnipref.scores import Scores, reads_reference
 from omnipref.training.checkpoints import checkpoint_to_resume, read_state, write_state
+from omnipref.training.compiling import compile_layers
 from omnipref.training.data import collator
+from omnipref.training.parts import join, surrogate, values_of
+from omnipref.training.reference_scores import ReferenceScores, stacked
+from omnipref.training.sharding import place_frozen, settle_sharding
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch and its share of the preferences; 0 for one that only keeps step with other processes."""
+
+    batch: Batch
+    share: float
 
 
 class PreferenceTrainer(Trainer):
@@ -40,6 +54,7 @@ class PreferenceTrainer(Trainer):
         eval_dataset: the same, for evaluation.
         processing_class: tokenizer or processor, saved with the model.
         callbacks: as in transformers.
+        max_batch_tokens: compute larger batches in parts of at most so many tokens, to the same gradients.
     """
 
     def __init__(
@@ -54,6 +69,7 @@ class PreferenceTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        max_batch_tokens: int | None = None,
     ):
         if args.n_gpu > 1:
             raise ConfigError("several GPUs without a launcher; start with `accelerate launch -m omnipref train ...`")
@@ -62,19 +78,22 @@ class PreferenceTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator(policy),
+            data_collator=collator(policy, max_batch_tokens),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=list(callbacks),
         )
         self.policy, self.objective, self.reference = policy, objective, reference
+        self.reference_scores: ReferenceScores | None = None
         self.objective_state = objective.initial_state()
         self.model_accepts_loss_kwargs = False
         self.can_return_loss = True
         self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         if reference is not None:
-            reference.place(self.args.device)
+            reference.place(partial(place_frozen, self.accelerator))
+        settle_sharding(self.accelerator, model)
+        compile_layers(self.accelerator, args, model, getattr(reference, "model", None))
 
     def compute_loss(
         self,
@@ -83,17 +102,95 @@ class PreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean loss of the batch, from scores under policy and reference."""
+        """Mean loss of a batch, or of a part of one: `parts`, and in a part's inputs its `share` or `gradients`."""
         del num_items_in_batch
-        batch: Batch = inputs["batch"].to(self.args.device)
-        scores = self.scores(model, batch)
+        scores = join([self.scores(model, batch.to(self.args.device)) for batch in inputs["parts"]])
+        share = inputs.get("share", 1.0)
+        if "gradients" in inputs:
+            loss = inputs["loss"] + surrogate(scores, inputs["gradients"])
+        else:
+            loss = share * self._loss(scores, model.training, counted=share > 0)
+        if scores.auxiliary is not None and share > 0:
+            loss = loss + share * scores.auxiliary
+            self._record("train" if model.training else "eval", {"aux_loss": scores.auxiliary}, scores.cases.count)
+        return (loss, {}) if return_outputs else loss
+
+    def _loss(self, scores: Scores, training: bool, counted: bool = True) -> Tensor:
+        """The objective's mean, with its metrics noted and its state carried on."""
         outcome = self.objective(scores, {k: v.to(scores.logp.device) for k, v in self.objective_state.items()})
         check_finite(scores, outcome)
-        if model.training:
+        if training:
             self.objective_state = outcome.state
-        self._record("train" if model.training else "eval", preference_metrics(scores, outcome), batch.cases.count)
-        loss = reduce_loss(outcome.loss_P, scores.cases)
-        return (loss, {}) if return_outputs else loss
+        if counted:
+            self._record("train" if training else "eval", preference_metrics(scores, outcome), scores.cases.count)
+        return reduce_loss(outcome.loss_P, scores.cases)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of a batch, part after part where it has several; the gradient is the whole batch's."""
+        parts = self._parts(inputs["parts"])
+        if len(parts) == 1:
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+        steps = self._coupled(model, parts) if self.objective.needs.batch else self._separate(parts)
+        loss = torch.zeros((), device=self.args.device)
+        for number, step in enumerate(steps):
+            with self._unsynchronised(model) if number < len(steps) - 1 else nullcontext():
+                loss = loss + super().training_step(model, step, num_items_in_batch)  # type: ignore[arg-type]
+        return loss
+
+    def _parts(self, parts: Sequence[Batch]) -> list[Part]:
+        """Parts with their share of the batch; as many on every process, since forward passes wait for each other."""
+        count = sum(part.cases.count for part in parts)
+        shared = [Part(part, part.cases.count / count) for part in parts]
+        if self.args.world_size > 1:
+            most = max(gather_object([len(parts)]))
+            shared += [Part(parts[-1], 0.0)] * (most - len(parts))
+        return shared
+
+    def _separate(self, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        """Losses of preferences that do not depend on each other: the batch's mean is a weighted sum of the parts'."""
+        return [{"parts": [part.batch], "share": part.share} for part in parts]
+
+    def _coupled(self, model: nn.Module, parts: Sequence[Part]) -> list[dict[str, Any]]:
+        """A loss that couples the batch: scores of all parts first, its gradient in them, and then part by part again.
+
+        Costs one more forward pass and is exact; a LoRA's dropout is drawn twice.
+        """
+        model.train()
+        own = [part for part in parts if part.share]
+        with torch.no_grad():
+            first = [self.scores(model, part.batch.to(self.args.device)) for part in parts]  # idle ones keep step too
+        batches = [
+            part.batch if scores.ref_logp is None else part.batch.plus(ref_logp_NU=scores.ref_logp)
+            for part, scores in zip(parts, first, strict=True)
+        ]
+        whole = join(first[: len(own)]).with_gradient(self.objective.needs.extras)
+        with torch.enable_grad():
+            loss = self._loss(whole, training=True)
+            values = values_of(whole)
+            found = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
+        steps, start = [], 0
+        for part, scores, batch in zip(own, first, batches, strict=False):
+            rows, units = slice(start, start + len(scores.logp)), slice(0, scores.logp.shape[1])
+            start = rows.stop
+            own_gradients = {k: g[rows, units] for k, g in zip(values, found, strict=True) if g is not None}
+            own_loss = part.share * loss.detach()
+            steps.append({"parts": [batch], "gradients": own_gradients, "loss": own_loss, "share": part.share})
+        nothing = {"gradients": {}, "loss": loss.detach() * 0, "share": 0.0}
+        return steps + [{"parts": [idle], **nothing} for idle in batches[len(own) :]]
+
+    @contextmanager
+    def _unsynchronised(self, model: nn.Module) -> Iterator[None]:
+        """Gradients stay on this process; the last part of a step shares the sum."""
+        state = self.accelerator.gradient_state
+        before = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(before)
 
     def scores(self, model: nn.Module, batch: Batch) -> Scores:
         """Scores under the policy, and under the reference if the objective reads it."""
@@ -101,16 +198,25 @@ class PreferenceTrainer(Trainer):
         seed = self.args.seed * 100_003 + (int(self.state.epoch or 0) if model.training else 99_991)
         # Accelerate would autocast in the model's own forward pass, which scoring does not go through.
         with self.accelerator.autocast():
-            scores = self.policy.score(model, batch, extras=needs.extras, seed=seed)
-        if not needs.reference:
+            cached = self._kept(model, batch) if needs.reference else None
+            unknown = needs.reference and cached is None
+            live = unknown or reads_reference(needs.extras)
+            if live and self.reference is None:
+                raise OmniprefError(
+                    "the objective compares with a reference, but the trainer has none; pass `reference`"
+                )
+            reference = self.reference if live else None
+            scores = self.policy.score(model, batch, extras=needs.extras, seed=seed, reference=reference)
+        if unknown and self.reference_scores:
+            self.reference_scores.add(batch, scores)
+        if live or cached is None:
             return scores
-        cached = batch.inputs.get("ref_logp_NU")
-        if cached is not None:
-            return scores.with_reference(cached)
-        if self.reference is None:
-            raise OmniprefError("the objective compares with a reference, but the trainer has none; pass `reference`")
-        with torch.no_grad(), self.reference(model) as reference, self.accelerator.autocast():
-            return scores.with_reference(self.policy.score(reference, batch, seed=seed).logp)
+        return scores.with_reference(stacked(list(cached), scores.logp.shape[1]).to(scores.logp))
+
+    def _kept(self, model: nn.Module, batch: Batch) -> Sequence[Tensor] | None:
+        """Reference scores of each case that need no pass of the reference: those of the batch, or kept ones."""
+        given = batch.inputs.get("ref_logp_NU")
+        return given if given is not None or not self.reference_scores else self.reference_scores.find(model, batch)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple:
         """Loss of an evaluation batch; metrics are collected on the side."""
@@ -127,7 +233,7 @@ class PreferenceTrainer(Trainer):
     def _record(self, split: str, metrics: dict[str, Tensor], weight: int) -> None:
         for name, value in metrics.items():
             total, count = self._sums[split].get(name) or (0.0, 0)
-            self._sums[split][name] = [total + float(value) * weight, count + weight]
+            self._sums[split][name] = [total + float(value.detach()) * weight, count + weight]
 
     def _means(self, split: str) -> dict[str, float]:
         own, self._sums[split] = dict(self._sums[split]), defaultdict(list)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from omnipref.policies.autoregressive.encode import EncodedCase
 LIMITS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 """Layer type to the configuration's name of its reach in tokens."""
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+Mask = TypeVar("Mask")
 
 
 class Blocks(Protocol):
@@ -157,7 +158,6 @@ def forest_masks(
         inputs: `run_BT`, `ancestor_BGG`, `depth_BT`, `block_BT` and the longest depth, `longest`.
         dtype: of the mask.
     """
-    shorter = {kind: reach if reach and reach < inputs["longest"] else None for kind, reach in reaches(config).items()}
     run_BT, depth_BT, block_BT = inputs["run_BT"], inputs["depth_BT"], inputs["block_BT"]
     width = run_BT.shape[1]
     rows = torch.arange(len(run_BT), device=run_BT.device)[:, None, None]
@@ -166,22 +166,57 @@ def forest_masks(
     together = (_both(run_BT) & _both(block_BT) & (block_BT >= 0)[:, :, None]) if inputs["blocks"] else None
 
     def mask(kind: str, reach: int | None) -> Tensor:
-        sees = before
-        if reach and kind == "chunked_attention":
-            sees = sees & _both(depth_BT // reach)
-        near = (depth_BT[:, :, None] - depth_BT[:, None, :]) < reach if reach and kind == "sliding_attention" else None
-        if together is not None and attention.window_limits_blocks:
-            sees = sees | together
-        sees = sees & near if near is not None else sees
-        if together is not None and not attention.window_limits_blocks:
-            sees = sees | together
-        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)[
-            :, None
-        ]
+        sees = visible(attention, kind, reach, before, depth_BT[:, :, None], depth_BT[:, None, :], together)
+        lowest = torch.finfo(dtype).min
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, lowest)[:, None]
 
+    return by_kind(config, inputs["longest"], mask)
+
+
+def by_kind(config: Any, longest: int, mask: Callable[[str, int | None], Mask]) -> Mask | dict[str, Mask]:
+    """One mask for all layers, or one by kind of layer where their reaches differ and matter.
+
+    Args:
+        config: the text configuration.
+        longest: tokens of the longest case; a longer reach is none.
+        mask: from kind and reach to a mask.
+    """
+    shorter = {kind: reach if reach and reach < longest else None for kind, reach in reaches(config).items()}
     if len(set(shorter.values())) == 1:
         return mask(*next(iter(shorter.items())))
     return {kind: mask(kind, reach) for kind, reach in shorter.items()}
+
+
+def visible(
+    attention: Attention,
+    kind: str,
+    reach: int | None,
+    before: Tensor,
+    far: Tensor,
+    near: Tensor,
+    together: Tensor | None,
+) -> Tensor:
+    """Which keys each query sees, bool, in the broadcast shape of the arguments.
+
+    Args:
+        attention: the model's blocks.
+        kind: of the layer.
+        reach: of the layer, in tokens; None for no limit.
+        before: whether the key stands before the query on its path, or is the query.
+        far: depth of each query.
+        near: depth of each key.
+        together: whether both stand in one two-way block; None without blocks.
+    """
+    sees = before
+    if reach and kind == "chunked_attention":
+        sees = sees & (far // reach == near // reach)
+    if together is not None and attention.window_limits_blocks:
+        sees = sees | together
+    if reach and kind == "sliding_attention":
+        sees = sees & (far - near < reach)
+    if together is not None and not attention.window_limits_blocks:
+        sees = sees | together
+    return sees
 
 
 def _both(value_BT: Tensor) -> Tensor:

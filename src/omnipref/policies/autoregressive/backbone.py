@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from omnipref.errors import CapabilityError
 from omnipref.policies.autoregressive.encode import Positions, plain_positions
+from omnipref.policies.autoregressive.feature_cache import FeatureCache
+from omnipref.policies.autoregressive.features import encode_items, item_groups, placed, split_items
 from omnipref.policies.autoregressive.media import MODALITIES, SAMPLE_COUNTS, MediaItem
 
 
@@ -45,8 +47,14 @@ def takes(function: Callable[..., Any], name: str) -> bool:
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def call_inside(model: nn.Module, function: Callable[[], Any]) -> Any:
-    """Run `function` as the forward pass of `model`, so that wrappers (DDP, FSDP, DeepSpeed) see a forward pass."""
+def call_inside(model: nn.Module, function: Callable[..., Any], *given: Any) -> Any:
+    """Run `function(*given)` as the forward pass of `model`, so that wrappers and hooks (DDP, FSDP, DeepSpeed) see one.
+
+    Args:
+        model: a whole model, perhaps wrapped, or a part of one.
+        function: what to run; inside it, `model.forward` is the model's own again.
+        given: tensors that hooks on the inputs should see.
+    """
     inner = model
     while isinstance(deeper := getattr(inner, "module", None), nn.Module):
         inner = deeper
@@ -57,13 +65,13 @@ def call_inside(model: nn.Module, function: Callable[[], Any]) -> Any:
         if own is not None:
             inner.forward = own
 
-    def redirected(*_: Any, **__: Any) -> Any:
+    def redirected(*arguments: Any, **__: Any) -> Any:
         restore()
-        return function()
+        return function(*arguments)
 
     inner.forward = redirected
     try:
-        return model()
+        return model(*given)
     finally:
         restore()
 
@@ -129,92 +137,34 @@ def repeated_media(backbone: nn.Module, inputs: Mapping[str, Any], modalities: I
     given: dict[str, Tensor] = {}
     for modality in modalities:
         counts, order = inputs["media_count"][modality], inputs["media_order"][modality]
-        items = [item for group, own in _groups(inputs["media"][modality], counts) for item in _split(group, own)]
+        items = [
+            item for group, own in item_groups(inputs["media"][modality], counts) for item in split_items(group, own)
+        ]
         given |= {name: joined([items[i][name] for i in order]) for name in items[0] if takes(backbone.forward, name)}
         if SAMPLE_COUNTS in given:
             given[SAMPLE_COUNTS] = torch.tensor([count for count in inputs["media_rows"][modality] if count])
     return given
 
 
-def shared_media(backbone: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def shared_media(backbone: nn.Module, inputs: Mapping[str, Any], kept: FeatureCache) -> dict[str, Any]:
     """Media of a batch with each distinct item encoded once, where the model accepts encoded media of its kind.
 
     Args:
         backbone: the model without its head.
-        inputs: see `repeated_media`.
+        inputs: see `repeated_media`; `media_key`: the content of each item.
+        kept: features of frozen encoders, which need no further pass.
     """
     encoded: dict[str, BaseModelOutputWithPooling] = {}
     for modality, groups in inputs["media"].items():
         encoder = getattr(backbone, MODALITIES[modality].encoder, None)
         if encoder and MODALITIES[modality].encoded_ahead and accepts(backbone.forward, "mm_encoder_outputs"):
-            counts, order = inputs["media_count"][modality], inputs["media_order"][modality]
-            encoded[modality] = _encode(encoder, groups, counts, order)
+            encode = partial(encode_items, encoder, groups, inputs["media_count"][modality])
+            items = kept.gather(backbone, modality, inputs["media_key"][modality], encode)
+            encoded[modality] = placed(items, inputs["media_order"][modality])
+        else:
+            kept.not_kept(f"{type(backbone).__name__} takes no {modality} that is encoded ahead", "use another model")
     others = repeated_media(backbone, inputs, [name for name in inputs["media"] if name not in encoded])
     return {**others, **({"mm_encoder_outputs": encoded} if encoded else {})}
-
-
-def _encode(
-    encoder: Callable[..., Any],
-    groups: Sequence[Mapping[str, Tensor]],
-    counts: Sequence[Mapping[str, int]],
-    order: Sequence[int],
-) -> BaseModelOutputWithPooling:
-    """Encode every item once; features of several layers ("deepstack") go along."""
-    pooled: list[list[Tensor]] = []
-    layers: list[list[list[Tensor]]] = []
-    output: Any = None
-    for group, part in _groups(groups, counts):
-        declared = {name: value for name, value in group.items() if accepts(encoder, name)}
-        output = encoder(**(declared or group), return_dict=True)  # a wrapper declares nothing and takes all
-        pooled += _divide(output.pooler_output, part)
-        deep = [_divide(layer, part) for layer in getattr(output, "deepstack_features", None) or ()]
-        layers = [[*old, *new] for old, new in zip(layers, deep, strict=True)] if layers else deep
-    found = type(output)(pooler_output=_placed(pooled, order, output.pooler_output))
-    if layers:
-        found["deepstack_features"] = [_placed(layer, order, list(layer)) for layer in layers]
-    return found
-
-
-def _groups(
-    groups: Sequence[Mapping[str, Tensor]], counts: Sequence[Mapping[str, int]]
-) -> Iterator[tuple[Mapping[str, Tensor], Sequence[Mapping[str, int]]]]:
-    """Each group with the counts of its own items."""
-    start = 0
-    for group in groups:
-        name, length, end = next(iter(group)), 0, start
-        while length < len(group[name]):
-            length += counts[end][name]
-            end += 1
-        yield group, counts[start:end]
-        start = end
-
-
-def _divide(features: Any, counts: Sequence[Mapping[str, int]]) -> list[list[Tensor]]:
-    """Features of each item: encoders give one entry per item, per slice of its inputs (tiles), or per frame."""
-    entries = list(features)
-    equal = len(entries) // len(counts)
-    candidates = [[1] * len(counts), *([count[name] for count in counts] for name in counts[0]), [equal] * len(counts)]
-    for sizes in candidates:
-        if sum(sizes) == len(entries):
-            ends = np.cumsum(sizes)
-            return [entries[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    raise CapabilityError(
-        f"the model encodes {len(counts)} media as {len(entries)} entries, which cannot be told apart"
-    )
-
-
-def _placed(items: Sequence[Sequence[Tensor]], order: Sequence[int], like: Any) -> Any:
-    """Features by placement, in the container that the model itself uses: a list, or a tensor with a batch of one."""
-    found = [entry for i in order for entry in items[i]]
-    if not isinstance(like, Tensor):
-        return found
-    return torch.cat([entry.reshape(-1, entry.shape[-1]) for entry in found])[None]
-
-
-def _split(group: Mapping[str, Tensor], counts: Sequence[Mapping[str, int]]) -> list[dict[str, Tensor]]:
-    """Undo the joining of a group of features."""
-    pieces = {name: value.split([count[name] for count in counts]) for name, value in group.items()}  # type: ignore[misc]
-    return [{name: piece[i] for name, piece in pieces.items()} for i in range(len(counts))]
 
 
 def joined(values: Sequence[Tensor]) -> Tensor:

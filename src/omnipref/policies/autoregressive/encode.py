@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from omnipref.policies.autoregressive.prompts import (
     token_id,
     tokenizer_of,
 )
+from omnipref.policies.caching.keys import content_hash
 from omnipref.preferences import RAW, Case, Message, Preference
 from omnipref.preferences.media import media_key
 
@@ -80,10 +82,22 @@ class EncodedCase:
         """What each token stands for, see `EncodedPrompt`."""
         return np.concatenate([self.prompt.identity, self.response])
 
+    def cut(self, length: int) -> EncodedCase:
+        """The same case with a response of at most `length` tokens."""
+        end = len(self.prompt.ids) + length
+        return EncodedCase(self.prompt, self.response[:length], self.segment[:length], self.position[:, :end])
+
     @property
     def token_type(self) -> np.ndarray:
         """0 for text, the modality's number for media."""
         return np.concatenate([self.prompt.token_type, np.zeros_like(self.response)])
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that the scores of its tokens depend on besides the model."""
+        media = [item.content for item in self.prompt.items]
+        scored = self.segment >= 0
+        return content_hash(self.ids, len(self.prompt.ids), self.token_type, self.position, scored, media)
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,10 @@ class EncodedPreference:
 
     preference: Preference
     cases: tuple[EncodedCase, ...]
+
+    def cut(self, length: int) -> EncodedPreference:
+        """The same cases with responses of at most `length` tokens."""
+        return EncodedPreference(self.preference, tuple(case.cut(length) for case in self.cases))
 
 
 def encode(

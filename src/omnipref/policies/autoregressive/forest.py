@@ -73,6 +73,15 @@ def _common(tails: Sequence[np.ndarray]) -> int:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Where a run stands: columns `start ... stop-1` of its row, and the runs of the row on its path, itself last."""
+
+    start: int
+    stop: int
+    path: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where the tokens of B rows stand, and where each case is scored.
 
@@ -84,6 +93,8 @@ class Layout:
         predictor_NU: flat index (row * T + column) of the token that predicts each response token.
         target_NU: the response token's index in its case.
         length_N: response tokens of each case.
+        spans: the runs of each row, in its order.
+        count_BT: cases that contain the token, `[B, T]`; 0 for padding.
     """
 
     case_BT: np.ndarray
@@ -93,6 +104,8 @@ class Layout:
     predictor_NU: np.ndarray
     target_NU: np.ndarray
     length_N: np.ndarray
+    spans: tuple[tuple[Span, ...], ...]
+    count_BT: np.ndarray
 
 
 def lay_out(trees: Sequence[Tree], prompts: Sequence[int], lengths: Sequence[int], row_tokens: int = 0) -> Layout:
@@ -113,6 +126,7 @@ def lay_out(trees: Sequence[Tree], prompts: Sequence[int], lengths: Sequence[int
     run_BT = np.full_like(case_BT, depth_of_runs - 1)
     ancestor = np.repeat(np.eye(depth_of_runs, dtype=bool)[None], len(rows), 0)
     flat: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(lengths)
+    spans: list[list[Span]] = [[] for _ in rows]
     for b, row in enumerate(rows):
         column = run_number = 0
         for number in row:
@@ -122,14 +136,34 @@ def lay_out(trees: Sequence[Tree], prompts: Sequence[int], lengths: Sequence[int
                 case_BT[b, span] = first_case[number] + run.case
                 depth_BT[b, span] = np.arange(run.start, run.end)
                 run_BT[b, span] = run_number + len(places)
+                path: tuple[int, ...] = ()
                 if run.parent >= 0:
                     ancestor[b, run_number + len(places)] |= ancestor[b, run_number + run.parent]
+                    path = spans[b][run_number + run.parent].path
+                spans[b].append(Span(span.start, span.stop, (*path, run_number + len(places))))
                 places.append(b * width + np.arange(span.start, span.stop))
                 column = span.stop
             for local, path in enumerate(tree.paths):
                 flat[first_case[number] + local] = np.concatenate([places[run] for run in path])
             run_number += len(places)
-    return Layout(case_BT, depth_BT, run_BT, ancestor, *_scored(flat, prompts, lengths))
+    count_BT = np.bincount(np.concatenate(flat), minlength=case_BT.size).reshape(case_BT.shape)
+    scored = _scored(flat, prompts, lengths)
+    return Layout(case_BT, depth_BT, run_BT, ancestor, *scored, tuple(map(tuple, spans)), count_BT)
+
+
+def row_tokens_of(sizes: Sequence[int], row_tokens: int = 0) -> int:
+    """Tokens of all rows, padding included, that trees of these sizes take.
+
+    Args:
+        sizes: distinct tokens of each tree.
+        row_tokens: see `lay_out`.
+
+    Example:
+        >>> row_tokens_of([5, 3, 2]), row_tokens_of([5, 3, 2], row_tokens=5), row_tokens_of([5, 3, 2], row_tokens=100)
+        (15, 10, 10)
+    """
+    rows = _fill(sizes, row_tokens)
+    return len(rows) * max(sum(sizes[number] for number in row) for row in rows)
 
 
 def _fill(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ Both give the same log-probabilities; a layout only decides which tokens share w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,8 +16,16 @@ from torch import Tensor, nn
 from omnipref.policies.autoregressive.attention import TOKEN_TYPES, Attention, forest_masks
 from omnipref.policies.autoregressive.backbone import accepts, repeated_media, shared_media
 from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreference, media_of_cases, stack_features
-from omnipref.policies.autoregressive.forest import Layout, Tree, grow, lay_out
+from omnipref.policies.autoregressive.feature_cache import FeatureCache
+from omnipref.policies.autoregressive.flex import FLEX_ATTENTION, block_masks
+from omnipref.policies.autoregressive.forest import Layout, Tree, grow, lay_out, row_tokens_of
 from omnipref.policies.autoregressive.media import MODALITIES
+from omnipref.policies.autoregressive.tree_attention import TREE_ATTENTION, tree_masks
+
+ONE_ROW = 2**62
+"""A row length that puts all preferences of a batch into one row."""
+MASKS: Mapping[str, Callable[..., Any]] = {TREE_ATTENTION: tree_masks, FLEX_ATTENTION: block_masks}
+"""How a forest's structure is told to an attention implementation; others get dense masks."""
 
 
 class CaseLayout(Protocol):
@@ -30,6 +38,10 @@ class CaseLayout(Protocol):
 
     def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
         """The token trees whose union covers all cases, in the order of cases."""
+        ...
+
+    def tokens(self, preferences: Sequence[EncodedPreference]) -> int:
+        """Tokens of all rows, padding included."""
         ...
 
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
@@ -58,6 +70,10 @@ class Rows:
         """A tree of its own for each case."""
         return [grow([case.identity]) for preference in preferences for case in preference.cases]
 
+    def tokens(self, preferences: Sequence[EncodedPreference]) -> int:
+        """Tokens of all rows, padding included."""
+        return row_tokens_of([tree.size for tree in self.trees(preferences)], self.row_tokens)
+
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """The stock forward pass; an item that occurs in several rows is encoded for each."""
         types = {name: inputs["token_type_BT"] for name in TOKEN_TYPES if accepts(backbone.forward, name)}
@@ -77,25 +93,32 @@ class Forest:
     Args:
         row_tokens: put several preferences into one row, up to this many tokens; 0 gives each its own row.
         attention: the model's blocks; `attention_of(model)`.
+        features: of frozen encoders, kept for further passes.
     """
 
     row_tokens: int = 0
     attention: Attention = field(default_factory=Attention)
+    features: FeatureCache = field(default_factory=FeatureCache, compare=False, repr=False)
 
     def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
         """One tree per preference."""
         return [grow([self.attention.identity(case) for case in preference.cases]) for preference in preferences]
 
+    def tokens(self, preferences: Sequence[EncodedPreference]) -> int:
+        """Tokens of all rows, padding included."""
+        return row_tokens_of([tree.size for tree in self.trees(preferences)], self.row_tokens)
+
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """A forward pass with a tree attention mask and explicit positions."""
         position = inputs["position_RBT"]
         config = backbone.config.get_text_config()  # type: ignore[union-attr,operator]
+        masks = MASKS.get(config._attn_implementation, forest_masks)
         return backbone(
             input_ids=inputs["ids_BT"],
-            attention_mask=forest_masks(self.attention, config, inputs, next(backbone.parameters()).dtype),
+            attention_mask=masks(self.attention, config, inputs, next(backbone.parameters()).dtype),
             position_ids=position[0] if len(position) == 1 else position,
             use_cache=False,
-            **shared_media(backbone, inputs),
+            **shared_media(backbone, inputs, self.features),
         ).last_hidden_state
 
 
@@ -119,6 +142,7 @@ def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], p
     arrays = {
         "ids_BT": ids,
         "valid_BT": valid,
+        "count_BT": placed.count_BT,
         "token_type_BT": _gather(placed, [blocks.token_type(case) for case in cases], 0),
         "block_BT": _gather(placed, block, -1),
         "depth_BT": placed.depth_BT,
@@ -133,7 +157,9 @@ def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], p
         "segment_NU": np.where(mask, [_row(line, row) for line, row in zip(segment, placed.target_NU, strict=True)], 0),
     }
     inputs: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    inputs["spans"] = placed.spans
     inputs |= {"longest": int(placed.depth_BT.max()) + 1, "blocks": any((number >= 0).any() for number in block)}
+    inputs["case_keys"] = tuple(case.key for case in cases)
     return inputs | _media(placed, cases)
 
 
@@ -143,10 +169,10 @@ def _row(values: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def _gather(placed: Layout, values: Sequence[np.ndarray], fill: int) -> np.ndarray:
     """Copy per-case values to the rows, `[B, T]`."""
-    found = np.full(placed.case_BT.shape, fill, dtype=np.int64)
-    for case, value in enumerate(values):
-        here = placed.case_BT == case
-        found[here] = value[placed.depth_BT[here]]
+    starts = np.cumsum([0, *(len(value) for value in values)])
+    there = placed.case_BT >= 0
+    found = np.full(there.shape, fill, dtype=np.int64)
+    found[there] = np.concatenate(values)[starts[placed.case_BT[there]] + placed.depth_BT[there]]
     return found
 
 
@@ -156,7 +182,13 @@ def _media(placed: Layout, cases: Sequence[EncodedCase]) -> dict[str, Any]:
     identity = _gather(placed, [case.identity for case in cases], 0)
     code = np.where(identity < 0, -identity - 1, 1)
     starts = [(line[line % 2**20 == 0] // 2**20).tolist() for line in code]
-    found: dict[str, dict[str, Any]] = {"media": {}, "media_order": {}, "media_rows": {}, "media_count": {}}
+    found: dict[str, dict[str, Any]] = {
+        "media": {},
+        "media_order": {},
+        "media_rows": {},
+        "media_count": {},
+        "media_key": {},
+    }
     for modality in MODALITIES:
         own = [item for item in items if item.modality == modality]
         if not own:
@@ -170,5 +202,6 @@ def _media(placed: Layout, cases: Sequence[EncodedCase]) -> dict[str, Any]:
         found["media"][modality] = [stack_features([own[number] for number in group]) for group in shapes.values()]
         found["media_order"][modality] = [number for row in rows for number in row]
         found["media_rows"][modality] = [len(row) for row in rows]
+        found["media_key"][modality] = [own[number].content for number in sequence]
         found["media_count"][modality] = [{k: len(v) for k, v in own[number].features.items()} for number in sequence]
     return found

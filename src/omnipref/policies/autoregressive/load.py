@@ -19,18 +19,23 @@ from transformers import (
 )
 
 from omnipref.errors import CapabilityError, ConfigError, OmniprefError
-from omnipref.policies.autoregressive.attention import LIMITS, attention_of, layer_types, reaches
+from omnipref.policies.autoregressive.attention import LIMITS, Attention, attention_of, layer_types, reaches
 from omnipref.policies.autoregressive.backbone import accepts, backbone_of, language_model, positions_of
 from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreference, EncodedPrompt, encode
+from omnipref.policies.autoregressive.flex import FLEX_ATTENTION, uncompiled, why_no_flex
 from omnipref.policies.autoregressive.head import head_of
-from omnipref.policies.autoregressive.layouts import CaseLayout, Forest, Rows, batch_inputs
+from omnipref.policies.autoregressive.implementation import set_text_attention, text_attention
+from omnipref.policies.autoregressive.layouts import ONE_ROW, CaseLayout, Forest, Rows, batch_inputs
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
 from omnipref.policies.autoregressive.prompts import TextOwner
+from omnipref.policies.autoregressive.tree_attention import TREE_ATTENTION
 from omnipref.policies.cases import align
 from omnipref.policies.policy import Batch
 from omnipref.policies.reference import evaluating
 from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair
 
+ONE_ROW_FROM = {"sdpa", TREE_ATTENTION, FLEX_ATTENTION}
+"""Implementations that may be replaced by one that puts a batch into one row; `eager` and others stay as asked for."""
 LAYOUTS: dict[str, type[Forest] | type[Rows]] = {"forest": Forest, "rows": Rows}
 
 logger = logging.getLogger(__name__)
@@ -76,7 +81,12 @@ def load_owner(name_or_path: str, **options: Any) -> TextOwner:
 
 
 def build_policy(
-    model: nn.Module, owner: TextOwner, layout: str = "forest", max_length: int | None = None, truncate: bool = False
+    model: nn.Module,
+    owner: TextOwner,
+    layout: str = "forest",
+    max_length: int | None = None,
+    truncate: bool = False,
+    max_tokens: int | None = None,
 ) -> AutoregressivePolicy:
     """The policy for a loaded model: the layout asked for where the model can take it, else one row per case.
 
@@ -86,17 +96,44 @@ def build_policy(
         layout: `forest` or `rows`.
         max_length: longest case in tokens; the model's own limit where None.
         truncate: see `AutoregressivePolicy`.
+        max_tokens: see `AutoregressivePolicy`.
     """
     _check_decoder(model)
     _check_head(model)
     attention = attention_of(language_model(model))
     chosen: CaseLayout = LAYOUTS[layout](attention=attention)
-    reason = why_no_forest(model, max_length, owner) if isinstance(chosen, Forest) else None
-    if reason:
-        logger.warning("scoring one row per case: %s", reason)
-        chosen = Rows(attention=attention)
+    if isinstance(chosen, Forest):
+        chosen = _forest(model, attention, max_length, owner)
     limit = max_length or getattr(_text_config(model), "max_position_embeddings", None)
-    return AutoregressivePolicy(owner, chosen, positions_of(model), limit, truncate)
+    return AutoregressivePolicy(owner, chosen, positions_of(model), limit, truncate, max_tokens)
+
+
+def _forest(model: nn.Module, attention: Attention, max_length: int | None, owner: TextOwner) -> CaseLayout:
+    """All preferences in one row where the attention makes that cheap, else a row for each, else a row per case."""
+    own = text_attention(model)
+    for name in one_row_attentions(model) if own in ONE_ROW_FROM else ():
+        with uncompiled():
+            if set_text_attention(model, name) and why_no_forest(model, max_length, owner) is None:
+                return Forest(ONE_ROW, attention)
+    set_text_attention(model, own)
+    reason = why_no_forest(model, max_length, owner)
+    if reason is None:
+        return Forest(attention=attention)
+    logger.warning("scoring one row per case: %s", reason)
+    return Rows(attention=attention)
+
+
+def one_row_attentions(model: nn.Module) -> tuple[str, ...]:
+    """Attention implementations whose cost is linear in the trees of a row, best first.
+
+    Args:
+        model: as loaded; it is asked for the device that training will use.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    reason = why_no_flex(model, found) if found else "it has no gradient on the CPU"
+    if reason and text_attention(model) == FLEX_ATTENTION:
+        logger.warning("scoring without flex_attention: %s", reason)
+    return (TREE_ATTENTION,) if reason else (FLEX_ATTENTION, TREE_ATTENTION)
 
 
 def _check_decoder(model: nn.Module) -> None:

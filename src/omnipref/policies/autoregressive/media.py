@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from omnipref.errors import CapabilityError, DataError
+from omnipref.policies.caching.keys import content_hash
 from omnipref.preferences import Part
 from omnipref.preferences.media import load_audio, load_image, load_video, media_key
 
@@ -97,6 +99,11 @@ class MediaItem:
     key: str
     features: Mapping[str, Tensor]
     placeholder: str
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of what the model is given for it, which a processor's settings decide too."""
+        return content_hash(self.modality, self.features)
 
 
 def process(processor: Any, parts: Sequence[Part]) -> tuple[MediaItem, ...]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from omnipref.errors import DataError
 from omnipref.policies.autoregressive.backbone import backbone_of, call_inside, language_model
 from omnipref.policies.autoregressive.encode import EncodedPreference, Positions, encode, plain_positions
-from omnipref.policies.autoregressive.head import head_of, token_logps
+from omnipref.policies.autoregressive.head import CHUNK_ELEMENTS, States, gathered, head_of, token_scores
 from omnipref.policies.autoregressive.layouts import CaseLayout, Forest, batch_inputs
 from omnipref.policies.autoregressive.prompts import TextOwner, token_id
+from omnipref.policies.autoregressive.routers import balance, router_logits
 from omnipref.policies.cases import align
-from omnipref.policies.policy import Batch
+from omnipref.policies.policy import Batch, Reference
 from omnipref.preferences import Preference
-from omnipref.scores import Scores
+from omnipref.scores import Scores, reads_reference
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,9 @@ class AutoregressivePolicy:
         layout: `Forest()` (shared prefixes) or `Rows()` (one row per case).
         positions: how the model numbers positions; `positions_of(model)`.
         max_length: longest case in tokens, media included; None for no limit.
-        truncate: cut responses that exceed it rather than refuse the record; prompts and media are never cut.
+        truncate: cut responses that exceed a limit rather than refuse the record; prompts and media are never cut.
+        max_tokens: most tokens that one preference may take as it is laid out; None for no limit.
+        chunk_elements: logits that the head holds at a time.
 
     Example:
         >>> from transformers import AutoModelForCausalLM, AutoTokenizer  # doctest: +SKIP
@@ -44,6 +50,8 @@ class AutoregressivePolicy:
     positions: Positions = plain_positions
     max_length: int | None = None
     truncate: bool = False
+    max_tokens: int | None = None
+    chunk_elements: int = CHUNK_ELEMENTS
 
     @property
     def stochastic(self) -> bool:
@@ -51,8 +59,34 @@ class AutoregressivePolicy:
         return False
 
     def encode(self, preference: Preference) -> EncodedPreference:
-        """Tokenise one preference; see `omnipref.policies.autoregressive.encode.encode` for the errors."""
-        return encode(self.owner, preference, self.positions, self.max_length, self.truncate)
+        """Tokenise one preference; see `omnipref.policies.autoregressive.encode.encode` for the errors.
+
+        Raises:
+            DataError: also where its cases together take more than `max_tokens`, and may not or cannot be cut.
+        """
+        encoded = encode(self.owner, preference, self.positions, self.max_length, self.truncate)
+        if self.max_tokens is None or (tokens := self.tokens([encoded])) <= self.max_tokens:
+            return encoded
+        longest = max(len(case.response) for case in encoded.cases)
+        cut = [encoded.cut(length) for length in range(1, longest)] if self.truncate else []
+        fitting = bisect_right(cut, self.max_tokens, key=lambda each: self.tokens([each]))
+        if fitting:
+            return cut[fitting - 1]
+        raise DataError(
+            f"{tokens} tokens in {len(encoded.cases)} cases, shared ones counted once",
+            f"at most {self.max_tokens}",
+            cure="raise --max-batch-tokens, cut responses with --policy-args truncate=true, or drop the record",
+            record=preference.record,
+            source=preference.source or None,
+        )
+
+    def tokens(self, encoded: Sequence[EncodedPreference]) -> int:
+        """Tokens that the model sees when these are one batch: shared ones once, padding included."""
+        return self.layout.tokens(encoded)
+
+    def case_keys(self, encoded: EncodedPreference) -> tuple[str, ...]:
+        """The content of each case, by which its scores can be kept."""
+        return tuple(case.key for case in encoded.cases)
 
     def collate(self, encoded: Sequence[EncodedPreference]) -> Batch:
         """Lay encoded preferences out as one batch."""
@@ -60,21 +94,96 @@ class AutoregressivePolicy:
         cases = align([item.preference for item in encoded])
         return Batch(cases, batch_inputs(self.layout, encoded, pad))
 
-    def score(self, model: nn.Module, batch: Batch, *, extras: frozenset[str] = frozenset(), seed: int = 0) -> Scores:
-        """Per-token log-probabilities of all responses; nothing is random, so `seed` changes nothing."""
-        del seed
-        return call_inside(model, lambda: self._score(model, batch, extras))
+    def score(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        extras: frozenset[str] = frozenset(),
+        seed: int = 0,
+        reference: Reference | None = None,
+    ) -> Scores:
+        """Per-token log-probabilities of all responses; nothing is random, so `seed` changes nothing.
 
-    def _score(self, model: nn.Module, batch: Batch, extras: frozenset[str]) -> Scores:
-        inputs = batch.inputs
+        The reference goes first, without gradient. Where an extra compares whole distributions, its last hidden states
+        of the scored positions are kept, `[M, D]`, and its logits are made chunk by chunk beside the policy's.
+
+        Raises:
+            CapabilityError: an unknown extra; one that reads the reference where there is none; a reference with
+                another vocabulary.
+        """
+        del seed
+        places = Places.of(batch.inputs)
+        beside = None
+        if reference is not None:
+            with torch.no_grad(), reference(model) as frozen:
+                beside = call_inside(
+                    frozen, lambda: self._beside(frozen, batch.inputs, places, reads_reference(extras))
+                )
+        return call_inside(model, lambda: self._score(model, batch, places, extras, beside))
+
+    def _score(
+        self, model: nn.Module, batch: Batch, places: Places, extras: frozenset[str], beside: Tensor | States | None
+    ) -> Scores:
+        with router_logits(language_model(model)) as routed:
+            states = self._states(model, batch.inputs, places)
+        reference = beside if isinstance(beside, States) else None
+        found = self._from_head(states, places, extras, reference)
+        if isinstance(beside, Tensor):
+            found["ref_logp"] = beside
+        spread = {name: places.spread(value) for name, value in found.items()}
+        auxiliary = balance(language_model(model), routed, batch.inputs["count_BT"])
+        logp, ref_logp, segment = spread.pop("logp"), spread.pop("ref_logp", None), batch.inputs["segment_NU"]
+        return Scores(logp, places.mask_NU, batch.cases, ref_logp, segment, spread, auxiliary)
+
+    def _beside(
+        self, model: nn.Module, inputs: Mapping[str, Any], places: Places, distribution: bool
+    ) -> Tensor | States:
+        """The reference's log-probabilities, `[M]`, or what gives its distributions after its weights are at rest."""
+        states = self._states(model, inputs, places)
+        if distribution:
+            return replace(states, head=head_of(language_model(model)).as_it_stands())
+        return self._from_head(states, places)["logp"]
+
+    def _from_head(
+        self, policy: States, places: Places, extras: frozenset[str] = frozenset(), reference: States | None = None
+    ) -> dict[str, Tensor]:
+        def scores(hidden_MD: Tensor) -> dict[str, Tensor]:
+            own = replace(policy, hidden_MD=hidden_MD)
+            return token_scores(own, places.target_M, extras, reference=reference, chunk_elements=self.chunk_elements)
+
+        return gathered([side for side in (policy, reference) if side is not None], scores)
+
+    def _states(self, model: nn.Module, inputs: Mapping[str, Any], places: Places) -> States:
         hidden = self.layout.hidden(backbone_of(model), inputs).flatten(0, 1)
+        return States(head_of(language_model(model)), hidden[places.state_M])
+
+
+@dataclass(frozen=True)
+class Places:
+    """The scored places of a batch; those that cases share, as they share a response's beginning, stand once.
+
+    Args:
+        mask_NU: units that count.
+        state_M: index of the state that predicts, over all tokens of the batch.
+        target_M: the token that it predicts.
+        which_L: place of each unit that counts, in the mask's order.
+    """
+
+    mask_NU: Tensor
+    state_M: Tensor
+    target_M: Tensor
+    which_L: Tensor
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> Places:
+        """The distinct pairs of state and target."""
         mask = inputs["mask_NU"] & (inputs["segment_NU"] >= 0)
-        # Cases that share a response prefix share its scored places too: each (state, target) is looked up once.
-        places = torch.stack([inputs["predictor_NU"][mask], inputs["target_NU"][mask]])
-        distinct, where = places.unique(dim=1, return_inverse=True)
-        found = token_logps(head_of(language_model(model)), hidden[distinct[0]], distinct[1], extras)
-        spread = {}
-        for name, value in found.items():
-            spread[name] = value.new_zeros(mask.shape).masked_scatter(mask, value[where])
-        logp = spread.pop("logp")
-        return Scores(logp, mask, batch.cases, segment=inputs["segment_NU"], extras=spread)
+        pairs = (inputs["predictor_NU"][mask] << 32) + inputs["target_NU"][mask]
+        distinct, which = pairs.unique(return_inverse=True)
+        return cls(mask, distinct >> 32, distinct & (2**32 - 1), which)
+
+    def spread(self, value_M: Tensor) -> Tensor:
+        """Values of places at their units, `[M, ...]` to `[N, U, ...]`, 0 elsewhere."""
+        found = value_M.new_zeros(*self.mask_NU.shape, *value_M.shape[1:])
+        return found.index_put((self.mask_NU,), value_M[self.which_L])

@@ -14,7 +14,7 @@ from omnipref.errors import CapabilityError, DataError
 from omnipref.policies.cases import align
 from omnipref.policies.diffusion.latents import Codec, Conditioner, content_key
 from omnipref.policies.diffusion.noising import Noising, draw_all
-from omnipref.policies.policy import Batch
+from omnipref.policies.policy import Batch, Reference
 from omnipref.preferences import Case, Part, Preference
 from omnipref.scores import Scores
 
@@ -101,6 +101,22 @@ class DiffusionPolicy:
             raise DataError(found, f"one {self.codec.modality}", cure="give each response one medium", field="response")
         return parts[0]
 
+    def tokens(self, encoded: Sequence[EncodedCases]) -> int:
+        """A denoiser has no tokens.
+
+        Raises:
+            CapabilityError: always.
+        """
+        raise CapabilityError(
+            f"found a limit in tokens for {len(encoded)} records of a denoiser, which has none. To mend: drop "
+            "max_batch_tokens, and lower per_device_train_batch_size with gradient_accumulation_steps instead"
+        )
+
+    def case_keys(self, encoded: EncodedCases) -> tuple[str, ...]:
+        """None: scores depend on what is drawn."""
+        del encoded
+        return ()
+
     def collate(self, encoded: Sequence[EncodedCases]) -> Batch:
         """Read and stack the media of encoded preferences; prompts stay text."""
         media = [self.codec.load(part) for item in encoded for part in item.media]
@@ -111,14 +127,30 @@ class DiffusionPolicy:
         }
         return Batch(align([item.preference for item in encoded]), inputs)
 
-    def score(self, model: nn.Module, batch: Batch, *, extras: frozenset[str] = frozenset(), seed: int = 0) -> Scores:
+    def score(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        extras: frozenset[str] = frozenset(),
+        seed: int = 0,
+        reference: Reference | None = None,
+    ) -> Scores:
         """Minus the denoising errors `[N, U]`, in one forward pass of the model over all cases and timesteps.
 
         Raises:
             CapabilityError: an extra is asked for; a denoiser has none.
         """
         if extras:
-            raise CapabilityError(f"a diffusion policy has no {', '.join(sorted(extras))}; use another objective")
+            found = ", ".join(f"`{name}`" for name in sorted(extras))
+            raise CapabilityError(
+                f"the objective reads {found}, which need a distribution over a vocabulary; a denoiser predicts noise. "
+                "To mend: use an objective of log-likelihoods alone"
+            )
+        if reference is not None:
+            with torch.no_grad(), reference(model) as frozen:
+                ref_logp_NU = self.score(frozen, batch, seed=seed).logp
+            return self.score(model, batch, seed=seed).with_reference(ref_logp_NU)
         x0_N = self.codec.latents(batch.inputs["media"], batch.inputs["keys"])
         draws = draw_all(
             batch.cases,

@@ -1,0 +1,1 @@
+"""Tensors kept on disk between runs: where, under which weights, under which contents."""
