@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import os
+import re
 import sys
 import textwrap
 from dataclasses import MISSING, Field, fields
@@ -127,23 +128,44 @@ MODALITIES = ("text", "image-text", "text-to-image")
 
 
 def runs_on(needs: Needs) -> list[str]:
-    """Modalities that can give an objective its cases: a negative image asks for pictures in the context."""
+    """Modalities that can give an objective what it reads.
+
+    A negative image asks for pictures in the context; extras ask for a distribution over a vocabulary, which a denoiser
+    has none of.
+    """
     pictures = any("image" in role for role in needs.roles)
-    return [modality for modality in MODALITIES if not pictures or modality == "image-text"]
+    read = {"image-text"} if pictures else set(MODALITIES)
+    return [modality for modality in MODALITIES if modality in read - ({"text-to-image"} if needs.extras else set())]
 
 
 def methods_and_modalities() -> str:
-    """The README's table: where a method was published and where its objective runs, then the objectives."""
+    """The README's table: where a method was published, and where else its objective runs."""
     lines = [f"| | {' | '.join(MODALITIES)} | paper |", "|---|" + ":-:|" * len(MODALITIES) + "---|"]
     for card in discover():
         runs = runs_on(load_method(card.slug).needs)
         marks = ["●" if m == card.modality else "○" if m in runs else "" for m in MODALITIES]
         lines.append(f"| **{card.slug}** | {' | '.join(marks)} | [{card.arxiv}](https://arxiv.org/abs/{card.arxiv}) |")
-    for name in constructors():
-        lines.append(f"| `{name}` |{' ○ |' * len(MODALITIES)} |")
-    return "\n".join(
-        [*lines, "", "● published for it, ○ runs on it; tests train every objective on both kinds of policy.", ""]
-    )
+    count = len(constructors())
+    lines += ["", "● published for it, ○ its objective runs on it.", ""]
+    example = "`--objective 'dpo(beta=0.1) + 0.2 * sft()'`"
+    lines += [f"Besides, [{count} objectives](docs/objectives.md) that add and scale: {example}."]
+    return "\n".join([*lines, ""])
+
+
+ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
+
+
+def objectives() -> str:
+    """The page of all objectives: what each is, what it takes, where it runs and where it is from."""
+    lines = [written("objectives.md") + MARK, "| objective | what it is | runs on | paper |", "|---|---|---|---|"]
+    for name, make in constructors().items():
+        doc = inspect.getdoc(make) or ""
+        first = doc.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        papers = ", ".join(f"[{n}](https://arxiv.org/abs/{n})" for n in dict.fromkeys(ARXIV.findall(doc)))
+        given = ", ".join(f"{p.name}={p.default!r}" for p in inspect.signature(make).parameters.values())
+        where = "all" if len(found := runs_on(make().needs)) == len(MODALITIES) else ", ".join(found)
+        lines.append(f"| `{name}({given})` | {first} | {where} | {papers} |")
+    return "\n".join(lines) + "\n"
 
 
 def results() -> str:
@@ -208,6 +230,7 @@ PAGES = {
     "cli.md": command_line,
     "data-formats.md": data_formats,
     "methods.md": methods,
+    "objectives.md": objectives,
     "../README.md": readme,
 }
 """Page to the function that writes it."""
