@@ -153,7 +153,10 @@ def better(effect: Estimate, claim: Claim) -> bool:
 
 
 def commit(folder: Path | None = None) -> str:
-    """Commit of the checkout that the code runs from, `+changes` if files differ; empty outside a checkout."""
+    """Commit of the checkout that the code runs from; empty outside a checkout.
+
+    Where files of the package differ or are new, `+changes.` and a digest of the package follow.
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -161,9 +164,17 @@ def commit(folder: Path | None = None) -> str:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + (f"+changes.{_digest()}" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _digest() -> str:
+    """Eight digits that change with any file of the package."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:8]
 
 
 def record(run: Run, arms: Arms, verdict: Verdict, command: str) -> dict[str, Any]:

@@ -13,6 +13,18 @@ from omnipref.policies.cases import align
 from omnipref.preferences import Case, Comparison, Preference, pair, ranked, unpaired
 from omnipref.scores import Scores, pair_scores
 
+FURTHER_ROLES = (
+    "mismatched",
+    "completion",
+    "reference_sample",
+    "sample_0",
+    "sample_1",
+    "rationale",
+    "chosen@instructed",
+    "rejected@instructed",
+)
+"""Cases beside a pair's two that some default objective reads."""
+
 
 def card_scores(dtype: torch.dtype = torch.float64) -> Scores:
     """Card `survey-dpo`, property 5: logp −12 over 6 tokens and −15 over 8, under the reference −13 and −14.
@@ -54,9 +66,8 @@ def with_mismatched(preferences: Sequence[Preference]) -> list[Preference]:
 
 def complete(preferences: Sequence[Preference]) -> list[Preference]:
     """The same pairs with every case that a default objective reads."""
-    roles = ("mismatched", "completion", "reference_sample", "sample_0", "sample_1")
     case = Case.raw("other", "response")
-    return [replace(p, cases={**p.cases, **{role: case for role in roles}}) for p in preferences]
+    return [replace(p, cases={**p.cases, **{role: case for role in FURTHER_ROLES}}) for p in preferences]
 
 
 def with_negative_image(preferences: Sequence[Preference]) -> list[Preference]:
@@ -73,13 +84,21 @@ def likes(*labels: bool) -> list[Preference]:
     return [unpaired(f"prompt {p}", f"answer {p}", label, record=p) for p, label in enumerate(labels)]
 
 
+def listed(strength: Sequence[float], reward: Sequence[float], record: int = 0) -> Scores:
+    """One list of scored cases, best first, of ten equal units with these means; without a reference."""
+    columns = {f"score/response_{k}": value for k, value in enumerate(reward)}
+    made = ranked("q", [f"answer {k}" for k in range(len(reward))], columns=columns, record=record)
+    logp = torch.tensor(strength, dtype=torch.float64)[:, None].expand(-1, 10).clone()
+    return Scores(logp.requires_grad_(), torch.ones_like(logp, dtype=torch.bool), align([made]))
+
+
 def with_columns(preferences: Sequence[Preference]) -> list[Preference]:
     """The same preferences with every column that a default objective reads."""
     return [replace(p, columns={**_columns(p), **p.columns}) for p in preferences]
 
 
 def _columns(preference: Preference) -> dict[str, float]:
-    better = {"chosen": 3.0 + preference.record % 3, "completion": 0.75}
+    better = {"chosen": 3.0 + preference.record % 3, "completion": 0.95 - 0.3 * (preference.record % 3)}
     better |= {f"response_{k}": 1 / (1 + k) for k in range(len(preference.roles))}
     scores = {f"score/{role}": better.get(role, 0.5) for role in preference.roles}
     return {**scores, "probability": 0.9, "age": float(preference.record % 3)}

@@ -19,6 +19,7 @@ from omnipref.objectives import (
     nca,
     nca_pair,
     plackett_luce,
+    pro,
     rrhf,
     sft,
 )
@@ -26,7 +27,17 @@ from omnipref.objectives.listwise import ranked_cases
 from omnipref.preferences import Comparison, Preference, ranked
 from omnipref.scores import Scores
 
-ALL = [plackett_luce(), rrhf(), lipo(), lipo(ranks="labels"), info_nca(alpha=0.5), nca(alpha=0.5)]
+ALL = [
+    plackett_luce(),
+    rrhf(),
+    lipo(),
+    lipo(ranks="labels"),
+    info_nca(alpha=0.5),
+    nca(alpha=0.5),
+    pro(),
+    pro(temperature=False, weight=0.5, reduce="mean"),
+    pro(first_only=True),
+]
 EVERY = pytest.mark.parametrize("objective", ALL, ids=str)
 
 

@@ -9,7 +9,7 @@ import torch
 from objectives.examples import likes, lists, pairs, ratio_scores, scored, totals, with_negative_image
 
 from omnipref.objectives import Outcome, bco, dpo, kto, plackett_luce, preference_metrics, sft
-from omnipref.scores import Scores
+from omnipref.scores import Scores, pair_scores
 
 
 def values(scores: Scores, objective) -> dict[str, float]:
@@ -27,6 +27,8 @@ def test_pairs_under_trl_names():
             "rewards/margins": 0.5 * (2 + 0 - 1) / 3,
             "logps/chosen": -8.0,
             "logps/rejected": -10 + 5 / 3,
+            "lengths/chosen": 1.0,
+            "lengths/rejected": 1.0,
         }
     )
 
@@ -90,8 +92,32 @@ def test_likes_alone_have_no_margin():
 
 
 def test_without_rewards_only_likelihoods_and_losses():
-    scores = replace(scored(pairs(2)), ref_logp=None)
-    assert set(values(scores, sft())) == {"sft/loss", "logps/chosen", "logps/rejected"}
+    scores = replace(scored(pairs(2)), ref_logp=None, extras={})
+    told = {f"{kind}/{role}" for kind in ("logps", "lengths") for role in ("chosen", "rejected")}
+    assert set(values(scores, sft())) == {"sft/loss", *told}
+
+
+def test_lengths_and_how_margins_follow_them():
+    logp = torch.tensor([[-1.0, -1.0, -1.0], [-2.0, 0.0, 0.0], [-3.0, -1.0, 0.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
+    zeros, one = torch.zeros(3, 3), torch.tensor([[True, False, False]]).expand(3, 3)
+    scores = pair_scores(logp, zeros, logp - mask.float(), zeros, mask, one)
+    found = values(scores, dpo(beta=1.0))  # margins 3, 1, 2; lengths differ by 2, 0, 1
+    assert (found["lengths/chosen"], found["lengths/rejected"]) == (2.0, 1.0)
+    assert found["length_correlation"] == pytest.approx(1.0)
+    against = pair_scores(logp, zeros, logp + mask.float(), zeros, mask, one)
+    assert values(against, dpo(beta=1.0))["length_correlation"] == pytest.approx(-1.0)
+
+
+def test_no_correlation_with_lengths_that_are_all_alike():
+    assert "length_correlation" not in values(ratio_scores([1.0, 2.0, 3.0], [-1.0, 2.0, 4.0]), dpo())
+
+
+def test_entropies_are_sums_over_units():
+    scores = pair_scores(torch.zeros(1, 2), torch.zeros(1, 2), mask_chosen=torch.tensor([[True, False]]))
+    entropy = torch.tensor([[0.5, 9.0], [1.0, 2.0]])
+    found = values(replace(scores, extras={"entropy": entropy}), sft())
+    assert (found["entropies/chosen"], found["entropies/rejected"]) == (0.5, 3.0)
 
 
 def test_metrics_are_detached():

@@ -38,6 +38,7 @@ from omnipref.objectives import (
     dpop,
     exo_pair,
     f_dpo,
+    f_sft,
     gdpo_geometric,
     gpo,
     hinge,
@@ -56,6 +57,7 @@ from omnipref.objectives import (
     plackett_luce,
     reward_distillation,
     robust_dpo,
+    rwr,
     sampo,
     sft,
     simnpo,
@@ -86,6 +88,14 @@ SURVEY = [
     (anchor("rejected", beta=0.1), 0.744397),  # log(1 + e^0.1)
     (sft(), 2.0),
     (sft("rejected"), 1.875),
+    (sft(reduce="total"), 12.0),
+    (f_sft(divergence="total_variation", beta=0.5, reduce="total"), -1.0),  # -phi(1/2) / 0.5
+    (f_sft(beta=0.5, reduce="total"), -0.875),
+    (f_sft(divergence="squared_hellinger", beta=0.5, reduce="total"), -0.666667),
+    (f_sft(divergence="reverse_kl", beta=0.5, reduce="total"), 1.213061),  # the card's 0.223130 e / 0.5
+    (f_sft(divergence="jensen_shannon", beta=0.5, reduce="total"), -0.663593),
+    (rwr("rejected", temperature=10.0), 16.577564),  # 15 e^0.1
+    (rwr("chosen", temperature=0.1), 120.0),  # 12 times the largest weight
     (gpo(link="logistic", beta=0.1), 0.598139),
     (gpo(link="hinge", beta=0.1), 0.8),
     (gpo(link="square", beta=0.1), 0.64),
@@ -282,11 +292,15 @@ START = {
     "nca": 2 * LOG2,
     "lipo": [(2**s - 2**0.5) * (1 / LOG2 - 1 / math.log(3)) * LOG2 for s in (3.0, 4.0, 5.0, 3.0)],  # records' scores
     "tdpo1": LOG2,
+    "sparse_po": LOG2,
     "tdpo2": LOG2,
     "mallows_dpo": LOG2,
     "mallows_ipo": 25.0,
     "epsilon_dpo": LOG2,
     "sampled_kl": 0.0,
+    "f_sft": 0.0,
+    "flex_dpo": LOG2,
+    "wider_margin": LOG2,
 }
 NO_ONE_START = {
     "length_dpo": "depends on the lengths",
@@ -363,6 +377,8 @@ REWARDS = {
     "info_nca": (0.01, -0.01),
     "nca": (0.01, -0.01),
     "tdpo1": (0.1 * (1 + 0.4), 0.1 * (-1 + 0.9)),
+    "sparse_po": (0.1 * (1 + 0.4), 0.1 * (-1 + 0.9)),  # an even mask
+    "pro": (-2.0, -1.875),
     "tdpo2": (0.1 * (1 + 0.2), 0.1 * (-1 + 0.45)),
     "wpo": (0.01, -0.01),
     "mallows_dpo": (0.1, -0.1),
@@ -372,6 +388,14 @@ REWARDS = {
     "nash_md": None,
     "optimism": None,
     "sampled_kl": None,
+    "f_sft": (1 / 6, -1 / 8),
+    "rwr": None,
+    "reinforce": None,
+    "flex_dpo": (0.1, -0.1),
+    "ranklist": (-12.0, -15.0),
+    "rationale": None,
+    "choice": None,
+    "wider_margin": None,
 }
 
 
@@ -380,6 +404,7 @@ def test_rewards_of_the_survey_fixture(name: str):
     settings = {"baseline": "batch"} if name == "kto" else {}
     cases = card_scores().cases
     others = {"completion": 0, "reference_sample": 1, "sample_0": 0, "sample_1": 1}
+    others |= {"rationale": 0, "chosen@instructed": 1, "rejected@instructed": 0}
     rows = {**cases.rows, **{role: torch.tensor([row]) for role, row in others.items()}}
     columns = {**cases.columns, "score": torch.tensor([0.75, 0.25])}
     made = replace(card_scores(), cases=replace(cases, rows=rows, columns=columns))

@@ -327,7 +327,7 @@ def test_columns_round_trip_as_text():
         assert str(parse_objective(str(objective))) == str(objective)
 
 
-ANCHORED = {"cal_dpo", "cpo", "nca_pair", "slic", "sppo", "apo_down", "orpo"}
+ANCHORED = {"flex_dpo", "cal_dpo", "cpo", "nca_pair", "slic", "sppo", "apo_down", "orpo"}
 ALL = [make() for make in constructors().values()]
 ALONE = [o for o in ALL if not o.needs.batch] + [sampo()]
 TWO = [o for o in ALONE if o.needs.roles == {"chosen", "rejected"} and not o.needs.extras]

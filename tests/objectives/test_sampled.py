@@ -40,14 +40,15 @@ def test_nash_md_has_the_gradient_of_its_formula_with_still_log_ratios():
     assert PAIRS.ref_logp is not None
     expected = torch.zeros_like(PAIRS.logp)
     expected[rows] = (0.3 * (PAIRS.logp - PAIRS.ref_logp)[rows] - (0.75 - 0.5)) * PAIRS.mask[rows]
-    torch.testing.assert_close(slope(nash_md(beta=0.3)), expected)
+    torch.testing.assert_close(slope(nash_md(beta=0.3), with_score(PAIRS, *[0.75] * len(PAIRS.logp))), expected)
 
 
 def test_nash_md_between_equals_only_holds_to_the_reference():
     even = with_score(PAIRS, *[0.5] * len(PAIRS.logp))
     assert (slope(nash_md(), at_reference(even)) == 0).all()
     n = PAIRS.mask.sum(1)[PAIRS.cases.rows["completion"]]
-    torch.testing.assert_close(nash_md(beta=1e-12)(PAIRS).loss_P, 0.25 * n * sft("completion")(PAIRS).loss_P)
+    liked = with_score(PAIRS, *[0.75] * len(PAIRS.logp))
+    torch.testing.assert_close(nash_md(beta=1e-12)(liked).loss_P, 0.25 * n * sft("completion")(PAIRS).loss_P)
 
 
 def test_nash_md_wants_probabilities():

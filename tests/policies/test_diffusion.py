@@ -248,6 +248,7 @@ def both_kinds_of_record(i: int) -> Preference:
     """A record with every role and column that a default objective asks for."""
     prompt = PROMPTS[i % 6]
     more = ("mismatched", "completion", "reference_sample", "sample_0", "sample_1")
+    more += ("rationale", "chosen@instructed", "rejected@instructed")
     cases = {role: Case.raw(prompt, vector(7 * i + k)) for k, role in enumerate(("chosen", "rejected", *more))}
     return with_columns([Preference(cases, (Comparison("chosen", "rejected"),), record=i)])[0]
 

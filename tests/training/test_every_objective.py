@@ -34,6 +34,7 @@ REFUSED = {
     ("mallows_dpo", "diffusion"): NO_VOCABULARY,
     ("mallows_ipo", "diffusion"): NO_VOCABULARY,
     ("epsilon_dpo", "diffusion"): NO_VOCABULARY,
+    ("sparse_po", "diffusion"): NO_VOCABULARY,
 }
 """Constructors that cannot run on a kind of policy, with the reason in the error; all others do."""
 
@@ -53,7 +54,7 @@ def _complete(preferences: list[Preference]) -> list[Preference]:
     for one, other in zip(preferences, preferences[1:] + preferences[:1], strict=True):
         context, (first, second) = next(iter(one.cases.values())).context, list(other.cases.values())[:2]
         more = {"mismatched": first, "completion": second, "reference_sample": first, "sample_0": first}
-        more |= {"sample_1": second}
+        more |= {"sample_1": second, "rationale": first, "chosen@instructed": second, "rejected@instructed": first}
         cases = {role: type(case)(context, case.response) for role, case in more.items()}
         made.append(replace(one, cases={**one.cases, **cases}))
     return with_columns(made)

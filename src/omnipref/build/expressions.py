@@ -34,7 +34,7 @@ def builders() -> dict[str, Callable[..., Builder]]:
 
     Example:
         >>> sorted(builders())[:3]
-        ['best_vs_worst', 'crop', 'dropout_ntp']
+        ['best_vs_worst', 'best_worst_of_n', 'crop']
     """
     module = importlib.import_module("omnipref.build")
     found = {name: getattr(module, name) for name in module.__all__}

@@ -40,7 +40,7 @@ def overview() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 done, 2 an error of the user's or the data's, 1 any other error, 130
-    interrupted.
+    interrupted. `doctor` gives 1 for a run that is ill.
 
     Args:
         argv: the words after `omnipref`; those of this process by default.
@@ -89,12 +89,12 @@ def _run(words: list[str]) -> int:
     command, rest = select(words)
     try:
         config = configure(command, rest)
-        resolve(command.target)(config)
+        code = resolve(command.target)(config)
     except KeyboardInterrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(interruption(command, words), file=sys.stderr)
         return INTERRUPTED
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def configure(command: Command, words: Sequence[str]) -> Config:

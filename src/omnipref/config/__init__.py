@@ -15,14 +15,18 @@ from omnipref.config.commands import (
     SampleConfig,
     ScoreConfig,
 )
+from omnipref.config.examining import CompareConfig, DoctorConfig
 from omnipref.config.load import load_config, read_values, save_config, validate
+from omnipref.config.rounds import RoundsConfig
 from omnipref.config.train import TrainConfig
 
 __all__ = [
     "BuildConfig",
+    "CompareConfig",
     "Config",
     "ConvertConfig",
     "DemoConfig",
+    "DoctorConfig",
     "EnvConfig",
     "EvalConfig",
     "InspectConfig",
@@ -30,6 +34,7 @@ __all__ = [
     "PairsConfig",
     "ReportConfig",
     "ReproduceConfig",
+    "RoundsConfig",
     "SampleConfig",
     "ScoreConfig",
     "TrainConfig",

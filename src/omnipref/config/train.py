@@ -54,6 +54,12 @@ class TrainConfig(Records):
     """PEFT adapter of the reference, on the same weights."""
     adapter: str | None = None
     """PEFT adapter to continue; its frozen copy is the reference."""
+    sync_ref_model: bool = False
+    """Let the reference follow the policy (TR-DPO): every `ref_model_sync_steps` steps it moves some way towards it."""
+    ref_model_mixup_alpha: float = 0.6
+    """How far it moves, as a share; 1 resets it to the policy."""
+    ref_model_sync_steps: int = 512
+    """Optimiser steps between two moves; 1 with a small share is a moving average."""
     precompute_ref_log_probs: bool = False
     """Score the data under the reference once, before training, and train without the reference in memory; scores that
     an earlier run kept in `cache_dir` are taken from there."""
@@ -69,6 +75,12 @@ class TrainConfig(Records):
     policy_args: dict[str, Any] = field(default_factory=dict)
     """Further settings of the policy: `truncate` of a text policy, `caption_dropout` or `resolution` of a diffusion
     policy ..."""
+
+    online: list[str] = field(default_factory=list)
+    """Builders that run at every step with the model as it is, such as `own_samples(n=2)` or
+    `best_vs_worst(reward=-count('fork'), n=4)`; the data then may be prompts."""
+    online_sampling: dict[str, Any] = field(default_factory=dict)
+    """How they sample: `max_new_tokens`, `temperature`, `top_p`, `batch_size`."""
 
     per_device_train_batch_size: int = 8
     """Preferences per device and step."""
@@ -139,6 +151,8 @@ class TrainConfig(Records):
         "eval_fraction": (0, 0.9),
         "max_length": (1, inf),
         "max_batch_tokens": (1, inf),
+        "ref_model_mixup_alpha": (1e-9, 1),
+        "ref_model_sync_steps": (1, inf),
         "dataloader_num_workers": (0, inf),
         "per_device_train_batch_size": (1, inf),
         "per_device_eval_batch_size": (1, inf),
@@ -167,10 +181,16 @@ class TrainConfig(Records):
             yield "`ref_model` and `ref_adapter` both name the reference; keep one"
         if self.bf16 and self.fp16:
             yield "`bf16` and `fp16` exclude each other; keep one"
+        if self.online_sampling and not self.online:
+            yield "`online_sampling` is given without `online`; name the builders"
+        if self.online and (self.streaming or self.precompute_ref_log_probs):
+            yield "`online` makes records at every step; `streaming` and `precompute_ref_log_probs` have no place there"
         if self.streaming and self.max_steps < 0:
             yield "`streaming` data have no known length; set `max_steps`"
         if self.streaming and self.precompute_ref_log_probs:
             yield "`streaming` records cannot be scored before training; use `cache_ref_log_probs` instead"
+        if self.sync_ref_model and (self.precompute_ref_log_probs or self.cache_ref_log_probs):
+            yield "`sync_ref_model` moves the reference, whose scores cannot be kept then; leave their caches away"
         if self.streaming and self.eval_fraction:
             yield "`eval_fraction` cannot be drawn from `streaming` data; name an `eval_dataset`"
         if self.method and self.objective != "dpo(beta=0.1)":

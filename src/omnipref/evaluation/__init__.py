@@ -34,6 +34,7 @@ from omnipref.evaluation.margins import image_sensitivity, pair_accuracy, reward
 from omnipref.evaluation.objects import ObjectCounts, chair
 from omnipref.evaluation.page import render_page, render_report, write_page, write_report
 from omnipref.evaluation.run import CHAIR_METRICS, POPE_METRICS, evaluate, evaluate_generations
+from omnipref.evaluation.separability import linear_separability
 from omnipref.evaluation.tables import print_table, results_table
 from omnipref.evaluation.yes_no import (
     Confusion,
@@ -72,6 +73,7 @@ __all__ = [
     "evaluate_generations",
     "held_out",
     "image_sensitivity",
+    "linear_separability",
     "mean_interval",
     "pair_accuracy",
     "parse_yes_no",

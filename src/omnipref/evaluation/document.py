@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipref.errors import DataError
+from omnipref.evaluation.doctor.verdict import Verdict
 from omnipref.evaluation.estimates import Estimate
 from omnipref.evaluation.files import read_json
 from omnipref.evaluation.plain import from_plain
@@ -152,6 +153,7 @@ class Report:
         notes: further sentences for the reader, caveats among them.
         footer: how to get the same again: command, commit, machine, versions, seed.
         interval: what the intervals are over.
+        health: row name to the doctor's verdicts on its training.
     """
 
     title: str
@@ -164,6 +166,7 @@ class Report:
     notes: tuple[str, ...] = ()
     footer: dict[str, str] = field(default_factory=dict)
     interval: str = "95 % bootstrap over pictures"
+    health: dict[str, tuple[Verdict, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omnipref.errors import ConfigError, DataError
 from omnipref.evaluation.curves import PANEL_TITLES
+from omnipref.evaluation.doctor import examine, read_log, read_run
+from omnipref.evaluation.doctor.run import STATE
 from omnipref.evaluation.document import REPORT_JSON, Arm, Curve, Metric, Report, read_report
 from omnipref.evaluation.estimates import Estimate
 from omnipref.evaluation.files import read_json, read_text
@@ -21,7 +23,6 @@ from omnipref.evaluation.plain import from_plain
 if TYPE_CHECKING:
     from omnipref.config import ReportConfig
 
-_STATE = "trainer_state.json"
 _NOT_CURVES = re.compile(r"epoch|step|total_flos|train_.*|eval_(runtime|.*_per_second|.*jit.*)|num_.*")
 
 
@@ -55,15 +56,16 @@ def run_report(folders: Sequence[Path | str]) -> Report:
     paths = [Path(folder) for folder in folders]
     names = _names(paths)
     rows = tuple(Arm(name, _evaluated(path)) for name, path in zip(names, paths, strict=True))
-    curves, notes = [], []
+    curves, notes, health = [], [], {}
     for name, path, row in zip(names, paths, rows, strict=True):
-        state = _state(path)
-        if state is None and not row.metrics:
+        log = read_log(path)
+        if log is None and not row.metrics:
             cure = "name the `output_dir` of a run that has logged at least once"
-            raise DataError("nothing to report on", f"{_STATE} or {EVAL_JSON}", cure=cure, source=str(path))
-        drawn, note = _curves(name, state or [])
+            raise DataError("nothing to report on", f"{STATE} or {EVAL_JSON}", cure=cure, source=str(path))
+        drawn, note = _curves(name, log or [])
         curves += drawn
         notes += note
+        health |= {name: examine(read_run(path))} if log else {}
     metrics = tuple(metric for metric in HELD_OUT_METRICS if any(metric.key in row.metrics for row in rows))
     summary = " ".join(_sentence(row, [c for c in curves if c.arm == row.name], metrics) for row in rows)
     return Report(
@@ -73,6 +75,7 @@ def run_report(folders: Sequence[Path | str]) -> Report:
         rows=rows,
         curves=tuple(_in_order(curves)),
         notes=tuple(notes),
+        health=health,
         footer={name: _config(path) for name, path in zip(names, paths, strict=True)},
         interval="95 %, bootstrap over records",
     )
@@ -94,19 +97,6 @@ def _evaluated(folder: Path) -> dict[str, Estimate]:
     found = read_json(path)
     values = found.get("metrics") if isinstance(found, dict) else None
     return from_plain(dict[str, Estimate], values, str(path), "metrics")
-
-
-def _state(folder: Path) -> list[dict[str, Any]] | None:
-    """The log of the run: of the folder itself, or of its last checkpoint."""
-    checkpoints = sorted(folder.glob(f"checkpoint-*/{_STATE}"), key=lambda path: int(path.parent.name.split("-")[-1]))
-    path = next((path for path in [folder / _STATE, *reversed(checkpoints)] if path.exists()), None)
-    if path is None:
-        return None
-    found = read_json(path)
-    history = found.get("log_history") if isinstance(found, dict) else None
-    if not isinstance(history, list):
-        raise DataError("no list", "the trainer's log", field="log_history", source=str(path))
-    return history
 
 
 def _curves(name: str, history: Iterable[dict[str, Any]]) -> tuple[list[Curve], list[str]]:

@@ -2,11 +2,15 @@
 
 from omnipref.objectives.adaptive import alpha_dpo, beta_dpo, dr_dpo, drawn
 from omnipref.objectives.anchors import anchor, sft
+from omnipref.objectives.auxiliary import choice, rationale
 from omnipref.objectives.batch import batch_mean, everyone, running_mean, spread, standardised
 from omnipref.objectives.calibrated import apo_down, apo_zero, cal_dpo, dpop, nca_pair, sppo
+from omnipref.objectives.conditional import wider_margin
+from omnipref.objectives.decoupled import flex_dpo
 from omnipref.objectives.dispersion import mallows_dpo, mallows_ipo
 from omnipref.objectives.divergences import DIVERGENCES, box_cox, chi_po, f_dpo, jensen_shannon
 from omnipref.objectives.graded import gdpo_geometric, modpo, ns_dpo, odpo, reward_distillation
+from omnipref.objectives.imitation import IMITATION, f_sft, reinforce, rwr
 from omnipref.objectives.lengths import decayed_dpo, ld_dpo, length_dpo, sampo
 from omnipref.objectives.links import (
     LINKS,
@@ -22,6 +26,7 @@ from omnipref.objectives.links import (
 )
 from omnipref.objectives.listwise import lipo, plackett_luce, plackett_luce_loss, preferred, ranked_cases, rrhf
 from omnipref.objectives.loss import reduce_loss
+from omnipref.objectives.masked import sparse_po, stretched
 from omnipref.objectives.metrics import preference_metrics
 from omnipref.objectives.noise import debias, smooth
 from omnipref.objectives.noise_contrastive import info_nca, nca
@@ -31,11 +36,14 @@ from omnipref.objectives.paired import paired
 from omnipref.objectives.pairwise import dpo, gpo, hinge, ipo, log_odds, orpo, simpo
 from omnipref.objectives.parse import constructors, parse_objective
 from omnipref.objectives.perturbation import epsilon_dpo
+from omnipref.objectives.ranking import pro
 from omnipref.objectives.ratio import difference, log_likelihood, log_ratio, stated_margin
 from omnipref.objectives.reduce import REDUCTIONS, Reduction, decayed, mean, tail_weighted, token_weighted, total
 from omnipref.objectives.reference_free import alphapo, cpo, simper, slic, soft_spo
 from omnipref.objectives.sampled import nash_md, optimism, sampled_kl, unit_log_ratio, xpo
+from omnipref.objectives.skipwise import progressive_skips, ranklist
 from omnipref.objectives.sorting import aot, aot_unpaired, at_same_rank
+from omnipref.objectives.steps import step_weights
 from omnipref.objectives.ties import davidson_dpo, rao_kupper_dpo, tied
 from omnipref.objectives.units import drawn_units, head_units, place, shared_length
 from omnipref.objectives.unlearning import npo, simnpo
@@ -44,6 +52,7 @@ from omnipref.objectives.vocabulary import tdpo1, tdpo2, wpo
 
 __all__ = [
     "DIVERGENCES",
+    "IMITATION",
     "LINKS",
     "REDUCTIONS",
     "Link",
@@ -67,6 +76,7 @@ __all__ = [
     "box_cox",
     "cal_dpo",
     "chi_po",
+    "choice",
     "constructors",
     "cpo",
     "davidson_dpo",
@@ -86,6 +96,8 @@ __all__ = [
     "exo_pair",
     "exponential",
     "f_dpo",
+    "f_sft",
+    "flex_dpo",
     "gdpo_geometric",
     "gpo",
     "head_units",
@@ -124,13 +136,19 @@ __all__ = [
     "plackett_luce_loss",
     "preference_metrics",
     "preferred",
+    "pro",
+    "progressive_skips",
     "ranked_cases",
+    "ranklist",
     "rao_kupper_dpo",
+    "rationale",
     "reduce_loss",
+    "reinforce",
     "reward_distillation",
     "robust_dpo",
     "rrhf",
     "running_mean",
+    "rwr",
     "sampled_kl",
     "sampo",
     "savage",
@@ -143,11 +161,14 @@ __all__ = [
     "slic",
     "smooth",
     "soft_spo",
+    "sparse_po",
     "sppo",
     "spread",
     "square",
     "standardised",
     "stated_margin",
+    "step_weights",
+    "stretched",
     "tail_weighted",
     "tdpo1",
     "tdpo2",
@@ -156,6 +177,7 @@ __all__ = [
     "total",
     "truncated_square",
     "unit_log_ratio",
+    "wider_margin",
     "wpo",
     "xpo",
 ]

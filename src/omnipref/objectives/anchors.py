@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from omnipref.objectives.checks import check_number, check_roles
+from omnipref.objectives.checks import check_choice, check_number, check_roles
 from omnipref.objectives.links import logistic
 from omnipref.objectives.objective import Needs, Objective, Outcome, State, single
 from omnipref.objectives.ratio import log_likelihood, log_ratio
-from omnipref.objectives.reduce import mean
+from omnipref.objectives.reduce import REDUCTIONS
 from omnipref.scores import Scores
 
 
-def sft(role: str = "chosen") -> Objective:
+def sft(role: str = "chosen", *, reduce: str = "mean") -> Objective:
     """Fine-tuning on one case: its negative log-likelihood per unit.
 
-    `L = −log π_θ(y|x) / n` with n units, no reward.
+    `L = −log π_θ(y|x) / n` with n units, or without the n; no reward.
 
     Args:
         role: the case to fit; `completion` for unpaired records.
+        reduce: `mean` per unit; `total` of the response, so that long ones weigh more.
 
     Raises:
-        ConfigError: the role is not a name.
+        ConfigError: the role is not a name, or there is no such reduction.
 
     Here: the mean over each response's own units, as the papers write it. TRL averages over all tokens of the
         micro-batch, so that long responses weigh more; both agree where lengths are equal.
@@ -34,9 +35,10 @@ def sft(role: str = "chosen") -> Objective:
     """
     settings = dict(locals())
     check_roles(role=role)
+    reduction = check_choice("reduce", reduce, REDUCTIONS)
 
     def compute(scores: Scores, state: State) -> Outcome:
-        return Outcome(-scores.at(role, log_likelihood(scores, mean)))
+        return Outcome(-scores.at(role, log_likelihood(scores, reduction)))
 
     return single(sft, compute, Needs(frozenset({role})), settings)
 

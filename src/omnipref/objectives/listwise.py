@@ -8,15 +8,16 @@ sums over the list.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from omnipref.objectives.checks import check_choice, check_number
+from omnipref.objectives.checks import check_choice, check_number, check_roles
 from omnipref.objectives.links import logistic
 from omnipref.objectives.objective import Needs, Objective, Outcome, State, single
 from omnipref.objectives.ratio import log_likelihood, log_ratio
-from omnipref.objectives.reduce import mean
+from omnipref.objectives.reduce import mean, token_weighted, total
 from omnipref.scores import Cases, Scores
 
 
@@ -109,7 +110,7 @@ def rrhf(*, weight: float = 1.0) -> Objective:
     return single(rrhf, compute, Needs(lists=True), settings)
 
 
-def lipo(*, beta: float = 0.1, ranks: str = "policy") -> Objective:
+def lipo(*, beta: float = 0.1, ranks: str = "policy", weights: str = "") -> Objective:
     """Listwise preference optimisation with lambda weights (LiPO-λ): pairs count by what their exchange would cost.
 
     `L = Σ_{i≻j} |2^{ψ_i} − 2^{ψ_j}| · |1/log(1 + τ_i) − 1/log(1 + τ_j)| · (−log σ(β(ρ_i − ρ_j)))`, reward `βρ`, with
@@ -119,6 +120,8 @@ def lipo(*, beta: float = 0.1, ranks: str = "policy") -> Objective:
     Args:
         beta: `β > 0`, per nat.
         ranks: `policy` for `τ` by the rewards as they are now, as in the paper; `labels` for `τ` by the data's ranks.
+        weights: name of an extra with a weight for each unit, which makes `ρ` a weighted sum (Tree-TPO, arXiv
+            2410.12854; see `step_weights`); empty for none.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -142,9 +145,12 @@ def lipo(*, beta: float = 0.1, ranks: str = "policy") -> Objective:
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
     place = check_choice("ranks", ranks, PLACES)
+    if weights:
+        check_roles(weights=weights)
 
     def compute(scores: Scores, state: State) -> Outcome:
-        reward_N, cases = beta * log_ratio(scores), scores.cases
+        reduce = partial(token_weighted, weight_NU=scores.extras[weights]) if weights else total
+        reward_N, cases = beta * log_ratio(scores, reduce), scores.cases
         index_PK, present_PK = ranked_cases(cases)
         reward_PK, rank_PK = reward_N[index_PK], cases.rank_N[index_PK]
         gain_PK = torch.exp2(cases.columns["score"][index_PK].to(reward_N.dtype))
@@ -153,7 +159,9 @@ def lipo(*, beta: float = 0.1, ranks: str = "policy") -> Objective:
         loss_PKK = torch.where(preferred(cases, index_PK, present_PK), weight_PKK * logistic(_gaps(reward_PK)), 0.0)
         return Outcome(loss_PKK.sum((1, 2)), reward_N)
 
-    return single(lipo, compute, Needs(reference=True, lists=True, columns=frozenset({"score"})), settings)
+    extras = frozenset({weights} if weights else ())
+    needs = Needs(reference=True, lists=True, columns=frozenset({"score"}), extras=extras)
+    return single(lipo, compute, needs, settings)
 
 
 def ranked_cases(cases: Cases) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from omnipref.objectives.objective import Outcome
 from omnipref.objectives.ratio import log_likelihood
+from omnipref.objectives.reduce import total
 from omnipref.scores import Cases, Scores
 
 
@@ -17,10 +18,14 @@ def preference_metrics(scores: Scores, outcome: Outcome) -> dict[str, Tensor]:
 
     - `rewards/<role>`, `logps/<role>`: mean over the preferences that have this case. Where no case is called `chosen`,
       `chosen` stands for all desirable cases and `rejected` for all undesirable ones.
+    - `lengths/<role>`: mean number of units. `entropies/<role>`, `ref_entropies/<role>`: mean over cases of the entropy
+      summed over units, where the objective asks for it; a model's own samples have `-logps` of the same expectation.
     - `rewards/accuracies`, `rewards/margins`: share of preferences in the right order, mean difference of rewards. For
       lists over all ordered pairs of a list, then over lists; and `rewards/top1`, how often the best case is on top.
       For unpaired cases only the margin: the difference between the two means.
     - `rewards/accuracies/<a>@<b>`, `rewards/margins/<a>@<b>`: the same for case `<a>` over its counterpart `<a>@<b>`.
+    - `length_correlation`: of margins with differences in length, over three pairs or more that are not all
+      alike in either.
     - everything that the terms report, such as `dpo/loss`, `kto/kl`, `bco/shift`.
 
     Rewards are absent where no term defines one (`sft` alone).
@@ -33,20 +38,42 @@ def preference_metrics(scores: Scores, outcome: Outcome) -> dict[str, Tensor]:
         0.2
     """
     logp_N, reward_N = log_likelihood(scores).detach(), outcome.reward_N
-    metrics = dict(outcome.metrics)
+    metrics, sizes = dict(outcome.metrics), _sizes(scores)
     for name, index in _groups(scores.cases).items():
         metrics[f"logps/{name}"] = logp_N[index].mean()
+        metrics |= {f"{kind}/{name}": value_N[index].mean() for kind, value_N in sizes.items()}
         if reward_N is not None:
             metrics[f"rewards/{name}"] = reward_N[index].mean()
     if reward_N is None:
         return metrics
-    for suffix, (better, worse) in _contrasts(scores.cases).items():
+    contrasts = _contrasts(scores.cases)
+    for suffix, (better, worse) in contrasts.items():
         metrics |= _order(reward_N[better] - reward_N[worse], suffix)
+    if "" in contrasts:
+        better, worse = contrasts[""]
+        longer = sizes["lengths"][better] - sizes["lengths"][worse]
+        metrics |= _correlation("length_correlation", reward_N[better] - reward_N[worse], longer)
     if "rewards/margins" not in metrics and {"rewards/chosen", "rewards/rejected"} <= metrics.keys():
         metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
     elif "rewards/margins" not in metrics:
         metrics |= _list_order(reward_N, scores.cases)
     return metrics
+
+
+def _sizes(scores: Scores) -> dict[str, Tensor]:
+    """Units of each case, and entropies summed over them where they are there, `[N]`."""
+    sizes = {"lengths": scores.mask.sum(1).to(scores.logp.dtype)}
+    for extra, kind in {"entropy": "entropies", "ref_entropy": "ref_entropies"}.items():
+        if extra in scores.extras:
+            sizes[kind] = total(scores.extras[extra].detach(), scores.mask)
+    return sizes
+
+
+def _correlation(name: str, one: Tensor, other: Tensor) -> dict[str, Tensor]:
+    """Pearson's, under this name; nothing where it is not defined."""
+    one, other = (value.float() - value.float().mean() for value in (one, other))
+    spread = one.norm() * other.norm()
+    return {name: one @ other / spread} if len(one) > 2 and bool(spread > 1e-9) else {}
 
 
 def _groups(cases: Cases) -> dict[str, Tensor]:

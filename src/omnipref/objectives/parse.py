@@ -10,19 +10,26 @@ from collections.abc import Callable
 from omnipref.errors import ConfigError, nearest
 from omnipref.objectives.adaptive import alpha_dpo, beta_dpo, dr_dpo
 from omnipref.objectives.anchors import anchor, sft
+from omnipref.objectives.auxiliary import choice, rationale
 from omnipref.objectives.calibrated import apo_down, apo_zero, cal_dpo, dpop, nca_pair, sppo
+from omnipref.objectives.conditional import wider_margin
+from omnipref.objectives.decoupled import flex_dpo
 from omnipref.objectives.dispersion import mallows_dpo, mallows_ipo
 from omnipref.objectives.divergences import chi_po, f_dpo
 from omnipref.objectives.graded import gdpo_geometric, modpo, ns_dpo, odpo, reward_distillation
+from omnipref.objectives.imitation import f_sft, reinforce, rwr
 from omnipref.objectives.lengths import decayed_dpo, ld_dpo, length_dpo, sampo
 from omnipref.objectives.listwise import lipo, plackett_luce, rrhf
+from omnipref.objectives.masked import sparse_po
 from omnipref.objectives.noise_contrastive import info_nca, nca
 from omnipref.objectives.noisy import discopop, exo_pair, robust_dpo
 from omnipref.objectives.objective import Objective
 from omnipref.objectives.pairwise import dpo, gpo, hinge, ipo, orpo, simpo
 from omnipref.objectives.perturbation import epsilon_dpo
+from omnipref.objectives.ranking import pro
 from omnipref.objectives.reference_free import alphapo, cpo, simper, slic, soft_spo
 from omnipref.objectives.sampled import nash_md, optimism, sampled_kl, xpo
+from omnipref.objectives.skipwise import ranklist
 from omnipref.objectives.sorting import aot, aot_unpaired
 from omnipref.objectives.ties import davidson_dpo, rao_kupper_dpo
 from omnipref.objectives.unlearning import npo, simnpo
@@ -41,6 +48,7 @@ _CONSTRUCTORS = (
     beta_dpo,
     cal_dpo,
     chi_po,
+    choice,
     cpo,
     davidson_dpo,
     decayed_dpo,
@@ -51,6 +59,8 @@ _CONSTRUCTORS = (
     epsilon_dpo,
     exo_pair,
     f_dpo,
+    f_sft,
+    flex_dpo,
     gdpo_geometric,
     gpo,
     hinge,
@@ -73,10 +83,15 @@ _CONSTRUCTORS = (
     optimism,
     orpo,
     plackett_luce,
+    pro,
+    ranklist,
     rao_kupper_dpo,
+    rationale,
+    reinforce,
     reward_distillation,
     robust_dpo,
     rrhf,
+    rwr,
     sampled_kl,
     sampo,
     sft,
@@ -85,9 +100,11 @@ _CONSTRUCTORS = (
     simpo,
     slic,
     soft_spo,
+    sparse_po,
     sppo,
     tdpo1,
     tdpo2,
+    wider_margin,
     wpo,
     xpo,
 )

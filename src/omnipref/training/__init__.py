@@ -2,7 +2,8 @@
 
 from omnipref.training.checkpoints import checkpoint_to_resume
 from omnipref.training.data import EncodedPreferences, StreamedPreferences, check_needs, prepare
-from omnipref.training.trainer import PreferenceTrainer, check_finite
+from omnipref.training.finite import check_finite
+from omnipref.training.trainer import PreferenceTrainer
 
 __all__ = [
     "EncodedPreferences",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from omnipref.errors import ConfigError
+from omnipref.errors import ConfigError, OmniprefError
 from omnipref.objectives.objective import State
 
 STATE = "objective_state.json"
@@ -69,3 +72,21 @@ def checkpoint_to_resume(output_dir: Path, resume: str) -> Path | None:
     folders = sorted((path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0), key=step_of)
     complete = [folder for folder in folders if is_complete(folder)]
     return complete[-1] if complete else None
+
+
+@contextmanager
+def disk_errors(run: Path) -> Iterator[None]:
+    """Say what is lost and how to go on when a checkpoint cannot be written.
+
+    Args:
+        run: folder of the run.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
+        last = checkpoint_to_resume(run, "auto")
+        raise OmniprefError(
+            f"could not write a checkpoint in {run}: {'the disk is full' if full else error}. "
+            f"The last complete checkpoint is {last or 'none yet'}. To mend: make room and run the same command again"
+        ) from error

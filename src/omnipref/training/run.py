@@ -20,12 +20,14 @@ from omnipref.objectives import Objective, parse_objective
 from omnipref.objectives.objective import Needs
 from omnipref.policies.caching.place import cache_directory
 from omnipref.policies.policy import Policy
+from omnipref.policies.prompt_files import read_all_prompts
 from omnipref.preferences import Preference, read, split, to_pairs
 from omnipref.training.arguments import training_arguments
 from omnipref.training.caches import keep_reference_scores, with_kept_features
 from omnipref.training.checkpoints import checkpoint_to_resume, step_of
-from omnipref.training.data import EncodedPreferences, StreamedPreferences, prepare
+from omnipref.training.data import SetAside, StreamedPreferences, prepare
 from omnipref.training.models import Loaded, adapted, from_pretrained_options, has_encoders, load
+from omnipref.training.online import Online, RawRecords
 from omnipref.training.progress import show_progress
 from omnipref.training.trainer import PreferenceTrainer
 
@@ -74,13 +76,21 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
         eval_dataset=data.evaluation,
         processing_class=loaded.owner,
         max_batch_tokens=config.max_batch_tokens,
+        online=_online(config, loaded, objective.needs) if config.online else None,
     )
+    if config.sync_ref_model:
+        trainer.move_reference(config.ref_model_mixup_alpha, config.ref_model_sync_steps)
     show_progress(trainer)
     del reference  # it may be let go once its scores are kept
     keep_reference_scores(trainer, config)
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     _finish(trainer, loaded, output)
     return trainer
+
+
+def _online(config: TrainConfig, loaded: Loaded, needs: Needs) -> Online:
+    sampling, tokens = config.online_sampling, config.max_batch_tokens
+    return Online(loaded.policy, loaded.owner, config.online, needs, sampling, tokens, config.seed)
 
 
 MAY_CHANGE = frozenset(
@@ -155,8 +165,8 @@ def _set_previous_aside(output: Path) -> None:
 class Data:
     """Encoded records for training and evaluation."""
 
-    training: Dataset
-    evaluation: EncodedPreferences | None
+    training: Dataset | None
+    evaluation: Dataset | None
 
 
 def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
@@ -167,6 +177,8 @@ def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
         NeedsError: the records lack what the objective reads.
     """
     output = Path(config.output_dir)
+    if config.online:
+        return Data(_to_sample(config, config.dataset, "train"), _to_sample(config, config.eval_dataset, "eval"))
     held_out = list(_records(config, config.eval_dataset)) if config.eval_dataset else []
     if config.streaming:
         again = partial(_records, config, config.dataset)
@@ -182,6 +194,19 @@ def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
         training = prepare(policy, kept, needs, output / "train.quarantine.jsonl")
     evaluation = prepare(policy, held_out, needs, output / "eval.quarantine.jsonl") if held_out else None
     return Data(training, evaluation)
+
+
+def _to_sample(config: TrainConfig, sources: Sequence[str], name: str) -> RawRecords | None:
+    """Records that preferences are made of while training; None without sources."""
+    if not sources:
+        return None
+    records, refused = read_all_prompts(sources, format=config.dataset_format, split=config.dataset_split)
+    with SetAside(Path(config.output_dir) / f"{name}.quarantine.jsonl") as aside:
+        for error in refused:
+            aside.add(error)
+    if not records:
+        raise DataError("no record", "at least one", cure="look at `omnipref data inspect`", source=sources[0])
+    return RawRecords(records)
 
 
 def _records(config: TrainConfig, sources: Sequence[str]) -> Iterator[Preference]:

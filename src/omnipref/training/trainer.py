@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,16 +16,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerCallback, TrainingArguments
 
-from omnipref.errors import ConfigError, NonFiniteError, OmniprefError
+from omnipref.errors import ConfigError, OmniprefError
 from omnipref.objectives import Objective, preference_metrics, reduce_loss
-from omnipref.objectives.objective import Outcome
 from omnipref.policies.policy import Batch, Policy, Reference
 from omnipref.scores import Scores, reads_reference
-from omnipref.training.checkpoints import checkpoint_to_resume, read_state, write_state
+from omnipref.training.checkpoints import disk_errors, read_state, write_state
 from omnipref.training.compiling import compile_layers
 from omnipref.training.data import collator
+from omnipref.training.finite import check_finite
+from omnipref.training.online import Online, together
 from omnipref.training.parts import join, surrogate, values_of
 from omnipref.training.reference_scores import ReferenceScores, stacked
+from omnipref.training.reference_updates import ReferenceUpdates
 from omnipref.training.sharding import place_frozen, settle_sharding
 
 
@@ -55,6 +56,7 @@ class PreferenceTrainer(Trainer):
         processing_class: tokenizer or processor, saved with the model.
         callbacks: as in transformers.
         max_batch_tokens: compute larger batches in parts of at most so many tokens, to the same gradients.
+        online: makes the batches of records that are not preferences yet; the data sets then hold records.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class PreferenceTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         max_batch_tokens: int | None = None,
+        online: Online | None = None,
     ):
         if args.n_gpu > 1:
             raise ConfigError("several GPUs without a launcher; start with `accelerate launch -m omnipref train ...`")
@@ -78,14 +81,15 @@ class PreferenceTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator(policy, max_batch_tokens),
+            data_collator=together if online else collator(policy, max_batch_tokens),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=list(callbacks),
         )
-        self.policy, self.objective, self.reference = policy, objective, reference
+        self.policy, self.objective, self.reference, self.online = policy, objective, reference, online
         self.reference_scores: ReferenceScores | None = None
+        self.reference_updates: ReferenceUpdates | None = None
         self.objective_state = objective.initial_state()
         self.model_accepts_loss_kwargs = False
         self.can_return_loss = True
@@ -94,6 +98,12 @@ class PreferenceTrainer(Trainer):
             reference.place(partial(place_frozen, self.accelerator))
         settle_sharding(self.accelerator, model)
         compile_layers(self.accelerator, args, model, getattr(reference, "model", None))
+
+    def move_reference(self, mixup: float, steps: int) -> None:
+        """Let the reference follow the policy, see `ReferenceUpdates`; its weights are kept in checkpoints."""
+        if self.reference is not None:
+            self.reference_updates = ReferenceUpdates(self.reference, self._whole_model, mixup, steps)
+            self.add_callback(self.reference_updates)
 
     def compute_loss(
         self,
@@ -129,6 +139,7 @@ class PreferenceTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of a batch, part after part where it has several; the gradient is the whole batch's."""
+        inputs = self._made(inputs)
         parts = self._parts(inputs["parts"])
         if len(parts) == 1:
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
@@ -138,6 +149,18 @@ class PreferenceTrainer(Trainer):
             with self._unsynchronised(model) if number < len(steps) - 1 else nullcontext():
                 loss = loss + super().training_step(model, step, num_items_in_batch)  # type: ignore[arg-type]
         return loss
+
+    @property
+    def _whole_model(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
+
+    def _made(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch itself, or in online training what is made of its records now."""
+        if not self.online:
+            return inputs
+        with self.accelerator.autocast():
+            return self.online(self._whole_model, inputs["records"], self.state.global_step)
 
     def _parts(self, parts: Sequence[Batch]) -> list[Part]:
         """Parts with their share of the batch; as many on every process, since forward passes wait for each other."""
@@ -221,7 +244,7 @@ class PreferenceTrainer(Trainer):
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple:
         """Loss of an evaluation batch; metrics are collected on the side."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, inputs).detach(), None, None
+            return self.compute_loss(model, self._made(inputs)).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of the metrics since the last log."""
@@ -250,48 +273,15 @@ class PreferenceTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial=trial))
         folder = run / f"checkpoint-{self.state.global_step}"
-        with _disk_errors(run):
+        with disk_errors(run):
             if self.args.should_save:
                 write_state(folder, self.objective_state)
+                if self.reference_updates:
+                    self.reference_updates.save(folder)
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.objective_state = {**self.objective_state, **read_state(Path(resume_from_checkpoint))}
-
-
-@contextmanager
-def _disk_errors(run: Path):
-    """Say what is lost and how to go on when a checkpoint cannot be written."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error)
-        last = checkpoint_to_resume(run, "auto")
-        raise OmniprefError(
-            f"could not write a checkpoint in {run}: {'the disk is full' if full else error}. "
-            f"The last complete checkpoint is {last or 'none yet'}. To mend: make room and run the same command again"
-        ) from error
-
-
-def check_finite(scores: Scores, outcome: Outcome) -> None:
-    """Stop at NaN or infinity.
-
-    Raises:
-        NonFiniteError: names the records, and whether scores or loss went wrong first.
-    """
-    if torch.isfinite(outcome.loss_P).all():
-        return
-    parts = {"log-likelihoods": scores.logp, "reference log-likelihoods": scores.ref_logp}
-    bad = torch.zeros_like(scores.cases.preference_N, dtype=torch.bool)
-    where = "the loss"
-    for name, value in parts.items():
-        if value is not None and not torch.isfinite(value).all():
-            where, bad = f"the {name}", bad | ~torch.isfinite(value).all(1)
-    preferences = scores.cases.preference_N[bad].unique() if bad.any() else ~torch.isfinite(outcome.loss_P)
-    records = scores.cases.record_P[preferences].tolist()
-    raise NonFiniteError(
-        f"found NaN or infinity in {where}, records {records}. Common causes: float16 (use --bf16), a learning rate "
-        "that is too high, broken weights or media. To mend: look at those records with `omnipref data inspect`, "
-        "then run the same command again; it resumes from the last complete checkpoint"
-    )
+        if self.reference_updates:
+            self.reference_updates.load(Path(resume_from_checkpoint))

@@ -1,0 +1,98 @@
+"""Preferences made at every step by the model as it is: on-policy, the same after a kill, errors by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import factories
+import pytest
+import torch
+from training.test_run import losses, rows_of_text, write
+
+from omnipref.cli.main import main
+from omnipref.errors import DataError
+from omnipref.objectives import dpo
+from omnipref.policies.autoregressive.load import build_policy
+from omnipref.preferences import pair
+from omnipref.training.online import Online, together
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    return factories.save(*factories.llama(), tmp_path_factory.mktemp("online") / "llama")
+
+
+def online(builder: str, seed: int = 0) -> tuple[Online, torch.nn.Module]:
+    model, owner = factories.llama()
+    return Online(build_policy(model, owner), owner, [builder], dpo().needs, {"max_new_tokens": 6}, seed=seed), model
+
+
+RECORDS = [pair(f"What is {i}? ", "two", "a fork", record=i) for i in range(3)]
+JUDGED = "best_vs_worst(reward=-count('a'), n=8)"
+
+
+def tokens(made: dict) -> list[list[int]]:
+    return [part.inputs["target_NU"].tolist() for part in made["parts"]]
+
+
+def test_samples_follow_seed_step_and_model():
+    make, model = online(JUDGED)
+    first = tokens(make(model, RECORDS, 0))
+    assert tokens(make(model, RECORDS, 0)) == first
+    assert tokens(make(model, RECORDS, 1)) != first
+    assert tokens(online(JUDGED, seed=1)[0](model, RECORDS, 0)) != first
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    assert tokens(make(model, RECORDS, 0)) != first
+    assert together(RECORDS)["record"].tolist() == [0, 1, 2]
+
+
+def test_sampling_leaves_the_model_in_its_mode():
+    make, model = online(JUDGED)
+    model.train()
+    make(model, RECORDS, 0)
+    assert all(module.training for module in model.modules())
+
+
+def test_judgements_that_never_differ_end_with_the_reason():
+    make, model = online("best_vs_worst(reward=-count('nothing says this'), n=2)")
+    with pytest.raises(DataError, match=r"no preference in 4 draws from 3 records"):
+        make(model, RECORDS, 0)
+
+
+def words(model: Path, folder: Path, steps: int, *more: str) -> list[str]:
+    data = write(folder / "pairs.jsonl", rows_of_text())
+    given = ["train", "--model-name-or-path", str(model), "--dataset", str(data), "--output-dir", str(folder / "run")]
+    given += ["--per-device-train-batch-size", "4", "--learning-rate", "1e-3", "--logging-steps", "1"]
+    given += ["--training-arguments", "use_cpu=true", "--online-sampling", "max_new_tokens=6"]
+    return [*given, "--max-steps", str(steps), "--save-steps", "2", "--lr-scheduler-type", "constant", *more]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["--online", "own_samples(n=2)", "--objective", "dpo(beta=0.1) + 0.1 * sampled_kl()"],
+        ["--online", JUDGED, "--objective", "dpo(beta=0.1)", "--lora-r", "2", "--max-batch-tokens", "64"],
+    ],
+    ids=["penalty on own samples", "online dpo"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_numbers(llama, tmp_path, method):
+    (tmp_path / "once").mkdir()
+    (tmp_path / "twice").mkdir()
+    assert main(words(llama, tmp_path / "once", 4, *method)) == 0
+    assert main(words(llama, tmp_path / "twice", 2, *method)) == 0
+    assert main(words(llama, tmp_path / "twice", 4, *method)) == 0
+    assert losses(tmp_path / "twice" / "run") == losses(tmp_path / "once" / "run")
+
+
+def test_prompts_are_enough(llama, tmp_path):
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"What is {i}? "} for i in range(8)])
+    given = words(llama, tmp_path, 2, "--online", JUDGED)
+    given[given.index("--dataset") + 1] = str(prompts)
+    assert main(given) == 0
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_options_that_have_no_place_are_refused(llama, tmp_path, capsys):
+    assert main(words(llama, tmp_path, 2)) == 2
+    assert "`online_sampling` is given without `online`" in capsys.readouterr().err
