@@ -60,6 +60,8 @@ def synthetic(needs: Needs, units: int = U, seed: int = 0, dtype: torch.dtype = 
         return -torch.rand(n, units, generator=draw, dtype=torch.float64).to(dtype) * 3 * mask
 
     columns = {name: torch.rand(P, generator=draw) for name in sorted(needs.columns)}
+    if "score" in columns:  # of each case, not of each preference
+        columns["score"] = label + 0.5 * torch.rand(n, generator=draw)
     cases = Cases(number + 100, rows, number.repeat(len(roles)), rank, label, columns)
     extras = {name: random().abs() for name in sorted(needs.extras)}
     reference = random()
@@ -106,7 +108,11 @@ def swapped(scores: Scores) -> Scores:
     rows["chosen"], rows["rejected"] = rows["rejected"], rows["chosen"]
     rank, label = scores.cases.rank_N.clone(), -scores.cases.label_N
     rank[rows["chosen"]], rank[rows["rejected"]] = 0, 1
-    return replace(scores, cases=replace(scores.cases, rows=rows, rank_N=rank, label_N=label))
+    columns = dict(scores.cases.columns)
+    if "score" in columns:
+        both = torch.cat([rows["chosen"], rows["rejected"]])
+        columns["score"] = columns["score"].index_copy(0, both, columns["score"][both.roll(P)])
+    return replace(scores, cases=replace(scores.cases, rows=rows, rank_N=rank, label_N=label, columns=columns))
 
 
 def test_swapping_flips_the_margin(method: Method):
@@ -145,7 +151,7 @@ def test_the_order_of_cases_and_preferences_does_not_matter(method: Method):
         renumbered[scores.cases.preference_N[place]],
         scores.cases.rank_N[place],
         scores.cases.label_N[place],
-        {name: value[order] for name, value in scores.cases.columns.items()},
+        {name: value[place] if len(value) > P else value[order] for name, value in scores.cases.columns.items()},
     )
     moved = Scores(
         scores.logp[place],
@@ -169,7 +175,9 @@ def cases_for(needs: Needs, record: int, response: Any) -> Preference:
         role: Case.raw(prompts[role], response(record, "chosen" if role.startswith("chosen") else role))
         for role in roles
     }
-    columns = dict.fromkeys(needs.columns, 0.5)
+    columns = dict.fromkeys(needs.columns - {"score"}, 0.5)
+    if "score" in needs.columns:
+        columns |= {f"score/{role}": 1.0 if role == "chosen" else 0.5 for role in roles}
     return Preference(cases, (Comparison("chosen", "rejected"),), columns=columns, record=record)
 
 

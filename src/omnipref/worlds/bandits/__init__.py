@@ -1,0 +1,1 @@
+"""Bandits with exact truth: a response is one of a few actions."""
