@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from omnipref.cli.commands import COMMANDS
 from omnipref.objectives import Needs, constructors
@@ -138,18 +139,50 @@ def runs_on(needs: Needs) -> list[str]:
     return [modality for modality in MODALITIES if modality in read - ({"text-to-image"} if needs.extras else set())]
 
 
+CLAIMS = DOCS.parent / "benchmarks" / "claims"
+
+
+def claim_records() -> dict[str, dict[str, Any]]:
+    """What was measured of each method's claim, by slug."""
+    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(CLAIMS.glob("*.json")))
+    return {record["slug"]: record for record in found}
+
+
 def methods_and_modalities() -> str:
-    """The README's table: where a method was published, and where else its objective runs."""
-    lines = [f"| | {' | '.join(MODALITIES)} | paper |", "|---|" + ":-:|" * len(MODALITIES) + "---|"]
+    """The README's table: where a method was published, where else its objective runs, and whether its claim held."""
+    lines = [f"| | {' | '.join(MODALITIES)} | claim | paper |", "|---|" + ":-:|" * len(MODALITIES) + "---|---|"]
+    records = claim_records()
     for card in discover():
         runs = runs_on(load_method(card.slug).needs)
         marks = ["●" if m == card.modality else "○" if m in runs else "" for m in MODALITIES]
-        lines.append(f"| **{card.slug}** | {' | '.join(marks)} | [{card.arxiv}](https://arxiv.org/abs/{card.arxiv}) |")
+        verdict = f"[{records[card.slug]['verdict']}](docs/claims.md)" if card.slug in records else ""
+        paper = f"[{card.arxiv}](https://arxiv.org/abs/{card.arxiv})"
+        lines.append(f"| **{card.slug}** | {' | '.join(marks)} | {verdict} | {paper} |")
     count = len(constructors())
-    lines += ["", "● published for it, ○ its objective runs on it.", ""]
     example = "`--objective 'dpo(beta=0.1) + 0.2 * sft()'`"
+    lines += ["", "● published for it, ○ its objective runs on it.", ""]
     lines += [f"Besides, [{count} objectives](docs/objectives.md) that add and scale: {example}."]
     return "\n".join([*lines, ""])
+
+
+def claims() -> str:
+    """The page of all claims, from the files that `omnipref reproduce` wrote."""
+    lines = [
+        written("claims.md") + MARK,
+        "| method | claim | effect over the baseline | over its controls | seeds | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for slug, found in claim_records().items():
+        claim, effects = found["claim"], found["effects"]
+        shown = {arm: f"{e['value']:+.2g} ({e['low']:+.2g} to {e['high']:+.2g})" for arm, e in effects.items()}
+        controls = "; ".join(f"{shown[arm]} {arm.replace('_', ' ')}" for arm in found["control"])
+        main = f"{claim['metric'].replace('_', ' ')} {shown[found['baseline']]} {found['baseline'].replace('_', ' ')}"
+        lines.append(
+            f"| `{slug}` | {claim['statement']} | {main} | {controls} | {found['seeds']} | {found['verdict']} |"
+        )
+    lines += ["", "## What was seen", ""]
+    lines += [f"**{slug}**, in {f['claim']['world']}. {f['claim']['note']}\n" for slug, f in claim_records().items()]
+    return "\n".join(lines)
 
 
 ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
@@ -171,20 +204,18 @@ def objectives() -> str:
 def results() -> str:
     """The README's numbers, from the files that the benchmarks wrote."""
     lines = []
-    claims = sorted((DOCS.parent / "benchmarks" / "claims").glob("*.json"))
-    if claims:
-        lines += ["| claim | effect over the baseline | over its controls | seeds | verdict |", "|---|---|---|---|---|"]
-    for path in claims:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        claim, effects = found["claim"], found["effects"]
-        shown = {arm: f"{e['value']:+.2f} ({e['low']:+.2f} to {e['high']:+.2f})" for arm, e in effects.items()}
-        controls = "; ".join(f"{shown[arm]} {arm.replace('_', ' ')}" for arm in found["control"])
-        main = f"{claim['metric'].replace('_', ' ')} {shown[found['baseline']]}"
-        lines.append(
-            f"| `{found['slug']}`: {claim['statement']} | {main} | {controls} | {found['seeds']} | {found['verdict']} |"
-        )
-    table = DOCS.parent / "benchmarks" / "results" / "hh_rlhf.md"
-    return "\n".join([*lines, *(beside_trl(table) if table.exists() else []), ""])
+    for name, show in (("scoring", scoring), ("hh_rlhf", beside_trl)):
+        table = DOCS.parent / "benchmarks" / "results" / f"{name}.md"
+        lines += show(table) if table.exists() else []
+    return "\n".join([*lines, ""])
+
+
+def scoring(table: Path) -> list[str]:
+    """What was asked of scoring and what was measured."""
+    text = table.read_text(encoding="utf-8")
+    rows = [line for line in text.partition("## What was asked for")[2].splitlines() if line.startswith("|")]
+    head = text.split("\n\n")[1]
+    return ["", f"{head} ([all of it]({table.relative_to(DOCS.parent)}))", "", *dict.fromkeys(rows)]
 
 
 SHOWN = ("| mean over", "| ---", "| held-out", "| CPU seconds", "| peak resident")
@@ -227,6 +258,7 @@ def readme() -> str:
 PAGES = {
     "adding-a-method.md": adding_a_method,
     "architectures.md": architectures,
+    "claims.md": claims,
     "cli.md": command_line,
     "data-formats.md": data_formats,
     "methods.md": methods,
