@@ -15,6 +15,7 @@ from omnipref.config import CompareConfig
 from omnipref.config.load import write_text
 from omnipref.evaluation.facts import run_facts
 from omnipref.evaluation.tables import print_table
+from omnipref.worlds.comparable import find_world
 
 
 def compare(config: CompareConfig) -> None:
@@ -29,7 +30,7 @@ def compare(config: CompareConfig) -> None:
         objectives=config.objectives,
         world=config.world,
         seeds=config.seeds,
-        steps=config.steps,
+        steps=find_world(config.world)(0).steps if config.steps is None else config.steps,
         rate=config.rate,
         folder=folder,
         commit=commit(),

@@ -6,15 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from omnipref.errors import NeedsError, OmniprefError
 from omnipref.objectives import Objective
-from omnipref.worlds.bandits.descent import updates
 from omnipref.worlds.comparable import World
-
-POINTS = 100
-"""About how many times a path is measured, closer together at its start."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class Trace:
 
 
 def trace(world: World, objective: Objective, seed: int, steps: int, rate: float) -> Trace:
-    """Train from the world's start with Adam and measure along the way.
+    """Train from the world's start and measure along the way.
 
     Args:
         world: one draw of a world.
@@ -67,14 +61,9 @@ def trace(world: World, objective: Objective, seed: int, steps: int, rate: float
         steps: updates.
         rate: learning rate.
     """
-    policy = world.policy()
-    optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
-    rows: dict[int, Mapping[str, float]] = {0: world.measure(policy().detach())}
-    wanted, broke = measured_steps(steps), None
-    for number in updates(policy, objective, world.draw(objective, seed), optimizer, steps):
-        if number not in wanted:
-            continue
-        found = world.measure(policy().detach())
+    rows: dict[int, Mapping[str, float]] = {}
+    broke = None
+    for number, found in world.walk(objective, seed, steps, rate, measured_steps(steps, world.points)):
         if not all(map(math.isfinite, found.values())):
             broke = number
             break
@@ -82,14 +71,18 @@ def trace(world: World, objective: Objective, seed: int, steps: int, rate: float
     return Trace(tuple(rows), {name: tuple(row[name] for row in rows.values()) for name in rows[0]}, broke)
 
 
-def measured_steps(steps: int) -> frozenset[int]:
+def measured_steps(steps: int, points: int = 100) -> frozenset[int]:
     """The steps at which a path is measured: ever further apart, the last one among them.
+
+    Args:
+        steps: updates.
+        points: about how many.
 
     Example:
         >>> sorted(measured_steps(3))
         [1, 2, 3]
     """
-    return frozenset(max(1, round(steps ** (point / POINTS))) for point in range(POINTS + 1))
+    return frozenset(max(1, round(steps ** (point / points))) for point in range(points + 1))
 
 
 def check_objective(world: World, objective: Objective) -> None:

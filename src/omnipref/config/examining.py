@@ -41,16 +41,18 @@ class CompareConfig(Config):
     Examples:
       omnipref compare "dpo(beta=0.1)" "ipo()" "simpo()" --world coverage --seeds 5 --steps 1500
       omnipref compare "dpo()" "dpo() + 0.1*sft()" --kl 0.5 --output-dir anchored
+      omnipref compare "dpo()" "plackett_luce()" "pro()" --world dialogue --seeds 5 --output-dir dialogue
     """
 
     objectives: Positional[list[str]]
     """What is minimised, one text each: constructors added and scaled like numbers."""
     world: str = "coverage"
-    """Where: `coverage` is a bandit whose pairs cover a part of the actions."""
+    """Where: `coverage` is a bandit whose pairs cover a part of the actions; in `dialogue` and `arithmetic` a small
+    transformer learns from judged samples of its own."""
     seeds: int = 5
     """How many worlds, drawn with seeds from 0."""
-    steps: int = 1500
-    """Updates."""
+    steps: int | None = None
+    """Updates; None: the world's own."""
     rate: float | None = None
     """Learning rate of Adam; None: the world's own."""
     kl: float | None = None

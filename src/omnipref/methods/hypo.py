@@ -67,7 +67,7 @@ claim = Claim(
     expected=0.54,
     note=(
         "Two samples of each pair's prompt are drawn at every update. The same penalty on samples of the pairs "
-        "(`offline_samples`) works as well here, because features tie the actions that are compared to those that are "
+        "(`offline_samples`) does better here, because features tie the actions that are compared to those that are "
         "not: that the samples must be the policy's own is not shown by this world."
     ),
 )

@@ -1,7 +1,7 @@
 """RankList: A Listwise Preference Learning Framework for Predicting Subjective Preferences
 
 arXiv: 2508.09826
-Modality: any
+Modality: text
 In short: A scorer learns whole ranked lists: each item against those one, two and three places below it.
 
 With scores s of a list, best first, and d_{i,k} = s_i - s_{i+k}:
@@ -9,12 +9,13 @@ With scores s of a list, best first, and d_{i,k} = s_i - s_{i+k}:
     L = sum_k log(1 + sum_i exp(-d_{i,k}))        k = 1, ..., k_max
 
 Paper: RankNet's probabilities of neighbours and of items farther apart, multiplied; the logarithm of the product
-    replaced by one log-sum-exp; distances exposed one after the other. For scores of speech emotion and of aesthetics.
-    It trains a scorer, not a policy.
+    replaced by one log-sum-exp; distances exposed one after the other. For scores of speech emotion and of
+    aesthetics. It trains a scorer, not a policy.
 Released code: none.
-Here: `ranklist` with distances 1 to 3 from the start; `progressive_skips` says which of them a share of training has
-    come to, for loops of one's own. Scores enter as one unit per case; on a language model the score is the
-    log-likelihood. Formulas are reconstructed from the abstract and the captions; the rate of 1e-5 is ours.
+Here: filed under text, though a ranked list with scores is all it reads. `ranklist` with distances 1 to 3 from the
+    start; `progressive_skips` says which of them a share of training has come to, for loops of one's own. Scores
+    enter as one unit per case; on a language model the score is the log-likelihood. Formulas are reconstructed from
+    the abstract and the captions; the rate of 1e-5 is ours.
 Why: in the world of the claim, distances that grow and distances that are there from the start give the same scorer.
 """
 
@@ -85,11 +86,11 @@ claim = Claim(
     seeds=16,
     expected=0.14,
     note=(
-        "Distances to 3 reach 0.55 where neighbours reach 0.51 and random pairs of the same lists 0.32; 0.56, 0.52 "
-        "and 0.42 were expected. The pairs are drawn once here, as many as a list has neighbours, and may leave "
-        "items out, which is more than the paper's idea explains: the comparison with neighbours is the one that "
-        "counts. Log-sum-exp and the exact form, distances to 5 and 9, distances that grow, and Plackett-Luce are "
-        "all within 0.02 of the method, no interval leaving out zero. With labels without noise distances add "
-        "nothing (0.913 and 0.913), so what is gained is robustness to noise where lists are few."
+        "Distances to 3 reach 0.55 where neighbours reach 0.51 and random pairs of the same lists 0.32; 0.56, 0.52 and "
+        "0.42 were expected. The pairs are drawn once here, as many as a list has neighbours, and may leave items out, "
+        "which is more than the paper's idea explains: the comparison with neighbours is the one that counts. "
+        "Log-sum-exp and the exact form, distances to 5 and 9, distances that grow, and Plackett-Luce are all within "
+        "0.02 of the method, no interval leaving out zero. With labels without noise distances add nothing (0.913 and "
+        "0.913), so what is gained is robustness to noise where lists are few."
     ),
 )

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
-
-from torch import Tensor, nn
 
 from omnipref.errors import ConfigError, nearest
 from omnipref.objectives import Objective
-from omnipref.worlds.bandits.descent import Draw
-from omnipref.worlds.bandits.policies import ActionPolicy
 
-
-class Start(ActionPolicy, Protocol):
-    """A policy that an optimizer can train."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What is trained."""
-        ...
+Measured = tuple[int, Mapping[str, float]]
+"""Updates made, and what is true of the policy then: `reward` and `kl` (from the start, in nats) at least."""
 
 
 class World(Protocol):
@@ -32,23 +23,31 @@ class World(Protocol):
 
     @property
     def rate(self) -> float:
-        """Learning rate of Adam that suits it."""
+        """Learning rate that suits it."""
         ...
 
-    def policy(self) -> Start:
-        """A new policy at the start that all objectives share, which is their reference."""
+    @property
+    def steps(self) -> int:
+        """Updates that suit it."""
         ...
 
-    def draw(self, objective: Objective, seed: int) -> Draw:
-        """What an objective compares at each update."""
+    @property
+    def points(self) -> int:
+        """About how often a path is measured."""
         ...
 
-    def measure(self, logp_XA: Tensor) -> Mapping[str, float]:
-        """What is true of a policy: `reward` and `kl` (from the start, in nats) at least."""
+    def walk(
+        self, objective: Objective, seed: int, steps: int, rate: float, wanted: Collection[int]
+    ) -> Iterator[Measured]:
+        """Train a new policy from the start that all objectives share; measure it before, and after wanted updates."""
         ...
 
 
-WORLDS: Mapping[str, str] = {"coverage": "omnipref.worlds.bandits.compared:coverage"}
+WORLDS: Mapping[str, str] = {
+    "coverage": "omnipref.worlds.bandits.compared:coverage",
+    "dialogue": "omnipref.worlds.texts.compared:dialogue",
+    "arithmetic": "omnipref.worlds.texts.compared:arithmetic",
+}
 """Name to `module:function`, a function from a seed to a `World`; a world joins by a line."""
 
 
@@ -59,8 +58,8 @@ def find_world(name: str) -> Callable[[int], World]:
         ConfigError: there is no such world; names the nearest.
 
     Example:
-        >>> find_world("coverage")(0).policy()().shape
-        torch.Size([10, 30])
+        >>> find_world("coverage")(0).rate
+        0.03
     """
     if name not in WORLDS:
         raise ConfigError(f"found no world `{name}`; {nearest(name, WORLDS)}")
