@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from omnipref.build import builders
 from omnipref.cli.commands import COMMANDS
 from omnipref.objectives import Needs, constructors
 from omnipref.preferences.formats import format_named
@@ -165,6 +166,30 @@ def methods_and_modalities() -> str:
     return "\n".join([*lines, ""])
 
 
+def first_paragraph(function: Any) -> str:
+    """The first paragraph of a docstring, for a cell of a table."""
+    return (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def builder_page() -> str:
+    """The page of all builders: what each makes and what it takes."""
+    lines = [written("builders.md") + MARK, "| builder | what it makes |", "|---|---|"]
+    for name, make in sorted(builders().items()):
+        options = [p for p in inspect.signature(make).parameters.values() if p.name not in SUPPLIED]
+        given = ", ".join(p.name if p.default is p.empty else f"{p.name}={shown_default(p.default)}" for p in options)
+        lines.append(f"| `{name}({given})` | {first_paragraph(make)} |".replace("\n", " "))
+    return "\n".join(lines) + "\n"
+
+
+SUPPLIED = frozenset({"sampler", "features", "seed"})
+"""Options that `omnipref build` fills in itself."""
+
+
+def shown_default(value: Any) -> str:
+    """A default as people would type it."""
+    return value.__name__ if callable(value) else repr(value).replace("|", "\\|")
+
+
 def claims() -> str:
     """The page of all claims, from the files that `omnipref reproduce` wrote."""
     lines = [
@@ -193,7 +218,7 @@ def objectives() -> str:
     lines = [written("objectives.md") + MARK, "| objective | what it is | runs on | paper |", "|---|---|---|---|"]
     for name, make in constructors().items():
         doc = inspect.getdoc(make) or ""
-        first = doc.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        first = first_paragraph(make)
         papers = ", ".join(f"[{n}](https://arxiv.org/abs/{n})" for n in dict.fromkeys(ARXIV.findall(doc)))
         given = ", ".join(f"{p.name}={p.default!r}" for p in inspect.signature(make).parameters.values())
         where = "all" if len(found := runs_on(make().needs)) == len(MODALITIES) else ", ".join(found)
@@ -258,6 +283,7 @@ def readme() -> str:
 PAGES = {
     "adding-a-method.md": adding_a_method,
     "architectures.md": architectures,
+    "builders.md": builder_page,
     "claims.md": claims,
     "cli.md": command_line,
     "data-formats.md": data_formats,

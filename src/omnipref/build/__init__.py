@@ -14,6 +14,7 @@ from omnipref.build.retrieval import similar_image, vision_features
 from omnipref.build.samples import best_vs_worst, from_samples, judge, pairs, sample
 from omnipref.build.scored_lists import best_worst_of_n
 from omnipref.build.shares import every_nth
+from omnipref.build.trees import tree_expand
 from omnipref.build.texts import mismatched, remove_words, word_swap
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "same_image",
     "sample",
     "similar_image",
+    "tree_expand",
     "vision_features",
     "word_swap",
     "write_rationale",

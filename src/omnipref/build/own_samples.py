@@ -13,7 +13,7 @@ from omnipref.preferences import Preference
 
 
 def own_samples(sampler: Sampler, n: int = 2, role: str = "sample") -> Builder:
-    """Add `n` independent responses of the model as roles `sample_0` ...; equal ones are kept, for they are the law.
+    """Add `n` independent responses of the model as roles `sample_0` ...; equal ones are kept.
 
     Args:
         sampler: draws them.
