@@ -161,7 +161,8 @@ def methods_and_modalities() -> str:
         lines.append(f"| **{card.slug}** | {' | '.join(marks)} | {verdict} | {paper} |")
     count = len(constructors())
     example = "`--objective 'dpo(beta=0.1) + 0.2 * sft()'`"
-    lines += ["", "● published for it, ○ its objective runs on it.", ""]
+    said = "● published for it, ○ its objective runs on it. Claims are checked in small worlds whose truth is known."
+    lines += ["", said, ""]
     lines += [f"Besides, [{count} objectives](docs/objectives.md) that add and scale: {example}."]
     return "\n".join([*lines, ""])
 
@@ -238,9 +239,10 @@ def results() -> str:
 def scoring(table: Path) -> list[str]:
     """What was asked of scoring and what was measured."""
     text = table.read_text(encoding="utf-8")
-    rows = [line for line in text.partition("## What was asked for")[2].splitlines() if line.startswith("|")]
+    asked = text.partition("## What was asked for")[2].partition("\n## ")[0]
+    rows = [line for line in asked.splitlines() if line.startswith("|")]
     head = text.split("\n\n")[1]
-    return ["", f"{head} ([all of it]({table.relative_to(DOCS.parent)}))", "", *dict.fromkeys(rows)]
+    return ["", f"{head} ([All of it]({table.relative_to(DOCS.parent)}).)", "", *rows]
 
 
 SHOWN = ("| mean over", "| ---", "| held-out", "| CPU seconds", "| peak resident")

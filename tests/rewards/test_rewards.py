@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from local_server import last_text, serve
 
+from omnipref.errors import DataError
 from omnipref.policies.server import Server, ServerError
 from omnipref.preferences import Case, Message, Part
 from omnipref.rewards import both_orders, count, length, quarantine_file, rule, server_judge, server_reward, win_rate
+from omnipref.rewards.reward import Reward, RewardTerm
 
 NAN = math.nan
 
@@ -108,3 +111,11 @@ def test_the_judge_sees_picture_question_and_answers_in_both_orders(tmp_path):
         assert server_judge(ask(endpoint.url))([pair]) == [1.0]
     with serve(lambda _: "tie") as endpoint:
         assert server_judge(ask(endpoint.url))([pair]) == [0.0]
+
+
+@pytest.mark.parametrize("said", ["good", "3", None, ["1"]])
+def test_a_judge_that_returns_no_number_is_named_with_what_it_said(said):
+    with pytest.raises(DataError, match=r"from the judge `strict`; expected a number"):
+        rule(lambda case: said, "strict")([Case.raw("q", "a")])
+    with pytest.raises(DataError, match=re.escape(repr(said))):
+        Reward((RewardTerm("strict", lambda cases: [said]),))([Case.raw("q", "a")])

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from omnipref.errors import DataError
 from omnipref.preferences import Case
 
 Score = Callable[[Sequence[Case]], Sequence[float]]
@@ -41,13 +42,14 @@ class Reward:
 
         Raises:
             ValueError: a term returned another number of scores than there are cases.
+            DataError: a score is no number, such as a judge's text; names the term and what it said.
         """
         total = [0.0] * len(cases)
         for term in self.terms:
             scores = term.score(cases)
             if len(scores) != len(cases):
                 raise ValueError(f"found {len(scores)} scores from `{term.name}`; expected {len(cases)}, one per case")
-            total = [old + term.weight * score for old, score in zip(total, scores, strict=True)]
+            total = [old + term.weight * _number(term.name, score) for old, score in zip(total, scores, strict=True)]
         return total
 
     def __add__(self, other: Reward) -> Reward:
@@ -65,6 +67,17 @@ class Reward:
         return self + -other
 
 
+def _number(name: str, score: object) -> float:
+    if isinstance(score, str) or not hasattr(score, "__float__"):
+        raise DataError(
+            f"{score!r} from the judge `{name}`",
+            "a number",
+            cure="return a number, or NaN where there is none; `server_reward` reads numbers from replies",
+            field="score",
+        )
+    return float(score)  # type: ignore[arg-type]
+
+
 def rule(score: Callable[[Case], float], name: str = "rule") -> Reward:
     """A function of one case as a reward.
 
@@ -73,7 +86,7 @@ def rule(score: Callable[[Case], float], name: str = "rule") -> Reward:
         >>> rule(lambda case: case.text.endswith("."))([Case.raw("q", "Yes."), Case.raw("q", "Yes")])
         [1.0, 0.0]
     """
-    return Reward((RewardTerm(name, lambda cases: [float(score(case)) for case in cases]),))
+    return Reward((RewardTerm(name, lambda cases: [_number(name, score(case)) for case in cases]),))
 
 
 def length() -> Reward:
