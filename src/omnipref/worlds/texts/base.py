@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,12 +52,14 @@ def base_folder(make: Callable[[], Task]) -> Path:
     folder = cache_directory(None) / "worlds" / f"{task.name}-{digest}"
     if not folder.exists():
         logger.info("training the base model of the world %s", task.name)
-        half = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(half, ignore_errors=True)
+        half = folder.with_name(f"{folder.name}.{os.getpid()}.part")
         owner = tokenizer(task)
         trained(task, owner).save_pretrained(half)
         owner.save_pretrained(half)
-        half.rename(folder)
+        try:
+            half.rename(folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(half)
     return folder
 
 
