@@ -77,7 +77,10 @@ def separable(run: Run) -> Verdict:
     """
     name = "separable sources"
     if run.probe is None:
-        cure = "Call `omnipref doctor` from the folder where the run was started, so that its data are found"
+        cure = (
+            "It takes 50 pairs of different prompts; if there are so many, call `omnipref doctor` from the folder "
+            "where the run was started, so that its file is found"
+        )
         return Verdict(name, "unknown", "The data are no local file with 50 pairs of different prompts.", cure)
     evidence = f"By style alone a linear probe puts {run.probe.accuracy:.0%} of {run.probe.pairs} pairs in order"
     if run.probe.accuracy < APART:
