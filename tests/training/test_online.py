@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import factories
@@ -96,3 +97,19 @@ def test_prompts_are_enough(llama, tmp_path):
 def test_options_that_have_no_place_are_refused(llama, tmp_path, capsys):
     assert main(words(llama, tmp_path, 2)) == 2
     assert "`online_sampling` is given without `online`" in capsys.readouterr().err
+
+
+def test_an_unknown_way_of_sampling_is_named(llama, tmp_path, capsys):
+    assert main(words(llama, tmp_path, 2, "--online", JUDGED, "--online-sampling", "max_tokens=5")) == 2
+    assert "`max_tokens` in `online_sampling`" in capsys.readouterr().err
+
+
+def test_a_record_over_the_limit_costs_itself_and_not_the_run():
+    make, model = online("own_samples(n=1)")
+    long = pair("What is " + "one plus " * 30 + "? ", "two", "a fork", record=9)
+    fits = max(make.policy.tokens([make.policy.encode(each)]) for each in RECORDS)
+    strict = replace(make, policy=replace(make.policy, max_tokens=fits))
+    made = strict(model, [*RECORDS, long], 0)
+    assert made["record"].tolist() == [0, 1, 2]
+    with pytest.raises(DataError, match="at most"):
+        strict(model, [long], 0)

@@ -12,6 +12,8 @@ from training.test_run import losses, rows_of_text, write
 from transformers import AutoModelForCausalLM
 
 from omnipref.cli.main import main
+from omnipref.config import RoundsConfig
+from omnipref.errors import ConfigError
 from omnipref.training import rounds
 
 SMALL = ["learning_rate=1e-3", "max_steps=2", "per_device_train_batch_size=4", "logging_steps=1"]
@@ -104,3 +106,22 @@ def test_unknown_fields_of_train_are_named(llama, tmp_path, capsys):
 def test_fields_that_a_round_sets_are_refused(llama, tmp_path, capsys):
     assert main([*curriculum(llama, tmp_path), "ref_model=other"]) == 2
     assert "`ref_model` stands in `train`" in capsys.readouterr().err
+
+
+def test_another_configuration_does_not_take_what_is_there(llama, tmp_path, capsys):
+    assert main(curriculum(llama, tmp_path)) == 0
+    assert main(curriculum(llama, tmp_path, "--momentum", "0.5")) == 2
+    assert "another configuration (momentum 0.0 -> 0.5)" in capsys.readouterr().err
+    assert main(curriculum(llama, tmp_path)) == 0
+
+
+def test_a_method_brings_its_objective_and_defaults(llama, tmp_path):
+    assert main([*curriculum(llama, tmp_path), "method=insights-alignment", "method_args={loss: ipo}"]) == 0
+    # The square link's target is 1 / (2 * 0.1) = 5 nats per unit, and the loss begins at its square.
+    assert losses(tmp_path / "out" / "round-1" / "run")[0] == pytest.approx(25, abs=1e-4)
+
+
+def test_several_processes_are_refused(llama, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="runs in one process"):
+        rounds.run(RoundsConfig(dataset=["easy.jsonl"], model_name_or_path=str(llama), output_dir=str(tmp_path)))

@@ -50,7 +50,7 @@ COMMANDS = (
     Command(name="data pairs", config=configs.PairsConfig, target="omnipref.cli.data:pairs"),
     Command(name="build", config=configs.BuildConfig, target="omnipref.build:run", resumes=True),
     Command(name="sample", config=configs.SampleConfig, target="omnipref.policies.sample_files:run", resumes=True),
-    Command(name="rounds", config=configs.RoundsConfig, target="omnipref.training.rounds:run", resumes=True),
+    Command(name="rounds", config=configs.RoundsConfig, target="omnipref.cli.training:rounds", resumes=True),
     Command(name="score", config=configs.ScoreConfig, target="omnipref.training.scoring:score", resumes=True),
     Command(name="eval", config=configs.EvalConfig, target="omnipref.evaluation.run:evaluate"),
     Command(name="report", config=configs.ReportConfig, target="omnipref.evaluation.report:report"),

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from omnipref.method import Claim, Method
 from omnipref.objectives import dpo, sft
+from omnipref.objectives.checks import check_choice
 
 SCALES = {"total": lambda beta: beta, "mean": lambda beta: 1.0}
 """What the weight of the imitation is multiplied by, in each of the two released forms."""
@@ -41,7 +42,7 @@ def rpo_overoptimization(
 
     Source: arXiv 2405.16436, equation (4.6), and both released forks.
     """
-    weight = eta * SCALES[form](beta)
+    weight = eta * check_choice("form", form, SCALES)(beta)
     objective = dpo(beta=beta)
     return Method(
         objective=objective + weight * sft(anchor, reduce=form) if abs(eta) >= 1e-6 else objective,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from omnipref.build import Builder, builder_of
 from omnipref.build.files import chained
-from omnipref.errors import CapabilityError, DataError
+from omnipref.errors import CapabilityError, ConfigError, DataError, nearest
 from omnipref.objectives.objective import Needs
 from omnipref.policies.autoregressive.flex import FLEX_ATTENTION
 from omnipref.policies.autoregressive.implementation import set_text_attention, text_attention
@@ -21,6 +22,8 @@ from omnipref.policies.policy import Policy
 from omnipref.policies.sampling import LocalSampler
 from omnipref.preferences import Preference
 from omnipref.training.data import check_needs, collator, narrowed
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 """How often a batch is drawn anew when nothing usable came out of it, as when all samples are judged alike."""
@@ -53,6 +56,7 @@ class Online:
     """Makes the batch of a step from its records.
 
     What is drawn depends on the seed, the step and the prompt alone, so an interrupted run goes on to the same numbers.
+    A record that cannot be encoded, such as one over a limit of tokens, is left out of its step with a warning.
 
     Args:
         policy: encodes what was made.
@@ -62,6 +66,9 @@ class Online:
         sampling: further arguments of `LocalSampler`, such as `max_new_tokens`.
         max_tokens: most tokens of a part of the batch.
         seed: of the samples.
+
+    Raises:
+        ConfigError: `sampling` names no field of `LocalSampler`, or the model has no tokenizer.
     """
 
     policy: Policy
@@ -71,6 +78,14 @@ class Online:
     sampling: Mapping[str, Any]
     max_tokens: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.owner is None:
+            raise ConfigError("`online` samples text, and this model emits none; make its preferences before training")
+        known = {field.name for field in fields(LocalSampler)} - {"model", "owner", "seed"}
+        for name in self.sampling:
+            if name not in known:
+                raise ConfigError(f"found `{name}` in `online_sampling`; {nearest(name, known)}")
 
     def __call__(self, model: nn.Module, records: Sequence[Preference], step: int) -> dict[str, Any]:
         """The batch of a step, as the trainer takes it.
@@ -92,10 +107,16 @@ class Online:
             built = self._builder(model, (self.seed * 1_000_003 + step) * ATTEMPTS + attempt)(records)
             for preference in built.preferences:
                 check_needs(self.needs, preference)
-            if built.preferences:
-                encoded = [self.policy.encode(narrowed(each, self.needs)) for each in built.preferences]
-                return collator(self.policy, self.max_tokens)(encoded)
             reasons += map(str, built.dropped)
+            encoded = []
+            for preference in built.preferences:
+                try:
+                    encoded.append(self.policy.encode(narrowed(preference, self.needs)))
+                except DataError as error:
+                    logger.warning("left out of step %d: %s", step, error)
+                    reasons.append(str(error))
+            if encoded:
+                return collator(self.policy, self.max_tokens)(encoded)
         reason = reasons[0] if reasons else "the builders gave none"
         raise DataError(
             f"no preference in {ATTEMPTS} draws from {len(records)} records ({reason})",

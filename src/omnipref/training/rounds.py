@@ -6,6 +6,7 @@ Every arrow leaves files that are complete or absent, so the same command goes o
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -17,35 +18,61 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from omnipref.build import run as build
-from omnipref.config import BuildConfig, RoundsConfig, TrainConfig, validate
+from omnipref.config import BuildConfig, RoundsConfig, TrainConfig, load_config, save_config, validate
 from omnipref.errors import ConfigError, nearest
+from omnipref.objectives import Objective
 from omnipref.policies.autoregressive.load import load_model, load_owner
 from omnipref.training.extrapolation import extrapolated, merged_weights
 from omnipref.training.run import train
 
 
-def run(config: RoundsConfig) -> Path:
+def run(config: RoundsConfig, objective: Objective | None = None) -> Path:
     """Run all rounds; gives the folder of the last model.
 
     Args:
         config: what a round does, and how many there are.
+        objective: overrides the one in `train`; a method passes its own.
 
     Raises:
-        ConfigError: `train` holds an unknown field, or an adapter cannot be merged.
+        ConfigError: `train` holds an unknown field, the folder holds rounds of another configuration, or a launcher
+            started several processes.
         DataError: a round made no preference.
     """
     output, count = Path(config.output_dir), config.rounds if config.builders else len(config.dataset)
+    _begin(config, output)
     start = previous = config.model_name_or_path
     for number in range(1, count + 1):
         folder = output / f"round-{number}"
         data = _preferences(config, number, count, start, folder)
-        trained = _trained(config, number, start, data, folder)
+        trained = _trained(config, objective, number, start, data, folder)
         fitted = _merged(start, trained, folder / "fitted")
         start = str(_further(fitted, previous, config.momentum, folder / "next")) if config.momentum else str(fitted)
         previous = str(fitted)
         print(f"round {number} of {count}: {start}")
     _replace(Path(start), output / "model")
     return output / "model"
+
+
+def _begin(config: RoundsConfig, output: Path) -> None:
+    """Refuse to mix what other settings made with what these make; more rounds of the same are welcome."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("`omnipref rounds` runs in one process; start it without a launcher")
+    saved = output / "config.yaml"
+    if saved.exists():
+        before = load_config(RoundsConfig, saved)
+        may_change = {"output_dir"} | ({"rounds"} if config.prompts == "all" else set())
+        changed = [
+            f"{field.name} {getattr(before, field.name)!r} -> {getattr(config, field.name)!r}"
+            for field in fields(RoundsConfig)
+            if field.name not in may_change and getattr(before, field.name) != getattr(config, field.name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{output} holds rounds with another configuration ({'; '.join(changed)}). To continue them, give the "
+                "same values; to train anew, give another --output-dir"
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, saved)
 
 
 def _preferences(config: RoundsConfig, number: int, count: int, start: str, folder: Path) -> str:
@@ -69,7 +96,9 @@ def _preferences(config: RoundsConfig, number: int, count: int, start: str, fold
     return str(made)
 
 
-def _trained(config: RoundsConfig, number: int, start: str, data: str, folder: Path) -> Path:
+def _trained(
+    config: RoundsConfig, objective: Objective | None, number: int, start: str, data: str, folder: Path
+) -> Path:
     """The folder of a round's run of the trainer."""
     trained = folder / "run"
     if not (trained / "eval_results.json").exists():
@@ -80,7 +109,7 @@ def _trained(config: RoundsConfig, number: int, start: str, data: str, folder: P
                 raise ConfigError(f"found `{name}` in `train`; {nearest(name, known)}")
         reference = {"ref_model": config.model_name_or_path} if config.reference == "first" and number > 1 else {}
         own = {"model_name_or_path": start, "dataset": [data], "output_dir": str(trained), "seed": config.seed + number}
-        train(validate(TrainConfig(**{**given, **own, **reference})))
+        train(validate(TrainConfig(**{**given, **own, **reference})), objective)
         _forget()
     return trained
 
@@ -90,17 +119,22 @@ def _merged(start: str, trained: Path, folder: Path) -> Path:
     if not (trained / "adapter_config.json").exists():
         return trained
     if not folder.exists():
-        model = PeftModel.from_pretrained(load_model(start), str(trained))  # type: ignore[arg-type]
-        _save(load_model(start), merged_weights(model), start, folder)
+        model = PeftModel.from_pretrained(_loaded(start), str(trained))  # type: ignore[arg-type]
+        _save(_loaded(start), merged_weights(model), start, folder)
     return folder
 
 
 def _further(fitted: Path, previous: str, momentum: float, folder: Path) -> Path:
     """A folder with the weights past the fitted ones, see `extrapolated`."""
     if not folder.exists():
-        now, before = (merged_weights(load_model(name)) for name in (str(fitted), previous))
-        _save(load_model(str(fitted)), extrapolated(now, before, momentum), str(fitted), folder)
+        now, before = (merged_weights(_loaded(name)) for name in (str(fitted), previous))
+        _save(_loaded(str(fitted)), extrapolated(now, before, momentum), str(fitted), folder)
     return folder
+
+
+def _loaded(name: str) -> nn.Module:
+    """In float32, whatever the checkpoint has, so that small changes are kept."""
+    return load_model(name, dtype=torch.float32)
 
 
 def _save(model: nn.Module, weights: Mapping[str, Tensor], owner: str, folder: Path) -> None:

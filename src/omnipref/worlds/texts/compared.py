@@ -75,6 +75,11 @@ class TextWorld:
         return load_model(folder), load_owner(folder)
 
     @cached_property
+    def policy(self) -> AutoregressivePolicy:
+        """Scores copies of the base model, too: they take its attention along."""
+        return build_policy(*self.start)
+
+    @cached_property
     def lists(self) -> Sequence[Preference]:
         """The base model's distinct samples for each prompt, ranked by noisy scores."""
         model, owner = self.start
@@ -102,10 +107,8 @@ class TextWorld:
             rate: of AdamW.
             wanted: updates after which new samples are drawn and judged.
         """
-        model, owner = self.start
-        start = frozen_copy(model)
-        model = frozen_copy(model).model.requires_grad_(True)
-        policy, records = build_policy(model, owner), self._records(objective)
+        policy, records = self.policy, self._records(objective)
+        start, model = frozen_copy(self.start[0]), frozen_copy(self.start[0]).model.requires_grad_(True)
         encoded = [policy.encode(narrowed(each, objective.needs)) for each in records]
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
         state, order = objective.initial_state(), Random(seed)
@@ -153,7 +156,7 @@ class TextWorld:
         return {
             "reward": sum(rewards) / len(rewards),
             **found,
-            "kl": _divergence(model, start, owner, records, answers),
+            "kl": _divergence(model, start, self.policy, records, answers),
         }
 
 
@@ -166,14 +169,17 @@ def _with_completion(pair: Preference) -> Preference:
 
 
 def _divergence(
-    model: nn.Module, start: nn.Module, owner: Any, records: Sequence[Preference], answers: Sequence[str]
+    model: nn.Module,
+    start: nn.Module,
+    policy: AutoregressivePolicy,
+    records: Sequence[Preference],
+    answers: Sequence[str],
 ) -> float:
     said = [
         replace(record, cases={"completion": Case.raw(next(iter(record.cases.values())).context[-1].text, answer)})
         for record, answer in zip(records, answers, strict=True)
         if answer.strip()
     ]
-    policy: AutoregressivePolicy = build_policy(model, owner)
     batch = policy.collate([policy.encode(each) for each in said])
     own, first = (torch.where(s.mask, s.logp, 0.0).sum(1) for s in (policy.score(m, batch) for m in (model, start)))
     return (own - first).mean().item()
