@@ -81,9 +81,9 @@ def _watch_process(steps: Callable[[], Any]) -> dict[str, float]:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-    before = memory_mib("VmRSS")
     if CLEAR.exists():
         CLEAR.write_text("5")  # forgets the peak so far
+    before = memory_mib("VmHWM")
     steps()
     highest = memory_mib("VmHWM")
     return {"before_mib": before, "peak_mib": highest, "rise_mib": highest - before}
