@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
@@ -108,15 +109,83 @@ def tree_attention(
     plan: TreePlan | None = getattr(attention_mask, "tree_plan", None)
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    if _has_kernel(query, key, value, dropout):
+        return _ByRuns.apply(query, key, value, plan, scaling), None  # type: ignore[return-value]
     groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    queries, keys, values = (states.split(plan.lengths, dim=2) for states in (query, key, value))
     found = []
-    for own, path, mask in zip(queries, plan.paths, plan.masks, strict=True):
-        near, content = torch.cat([keys[r] for r in path], 2), torch.cat([values[r] for r in path], 2)
+    for own, path, mask in zip(query.split(plan.lengths, dim=2), plan.paths, plan.masks, strict=True):
+        near, content = (repeat_kv(_along(states, plan, path), groups) for states in (key, value))
         options = {"attn_mask": mask, "dropout_p": dropout, "scale": scaling, "is_causal": mask is None}
         found.append(scaled_dot_product_attention(own, near, content, **options))
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
+
+
+def _along(states: Tensor, plan: TreePlan, path: tuple[int, ...]) -> Tensor:
+    """The states of a path's tokens, `[B, H, T, D]` to `[B, H, tokens of the path, D]`."""
+    runs = states.split(plan.lengths, dim=2)
+    near = [runs[r] for r in path]
+    return torch.cat(near, 2) if len(near) > 1 else near[0]
+
+
+_KERNEL: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+_KERNEL_BACKWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
+
+
+def _has_kernel(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether `scaled_dot_product_attention` would call the CPU's kernel for these, and a gradient is wanted."""
+    alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == key.shape[-1] == value.shape[-1]
+    plain = query.device.type == "cpu" and not dropout and not torch.is_autocast_enabled("cpu")
+    wanted = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
+    known = _KERNEL is not None and _KERNEL_BACKWARD is not None and torch.backends.cuda.flash_sdp_enabled()
+    return alike and plain and wanted and known
+
+
+class _ByRuns(torch.autograd.Function):
+    """Attention by runs that keeps its inputs for the gradient, and not the states of every path once more.
+
+    A beginning that K responses share would otherwise be kept K times over.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scaling: float | None) -> Tensor:
+        out_BTHD = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        outs, sums = out_BTHD.split(plan.lengths, dim=1), []
+        groups = query.shape[1] // key.shape[1]
+        for own, out, path, mask in zip(query.split(plan.lengths, 2), outs, plan.paths, plan.masks, strict=True):
+            near, content = (repeat_kv(_along(states, plan, path), groups) for states in (key, value))
+            found, log_sum = _KERNEL(own, near, content, 0.0, mask is None, attn_mask=mask, scale=scaling)
+            out.copy_(found.transpose(1, 2))
+            sums.append(log_sum)
+        ctx.save_for_backward(query, key, value, out_BTHD, *sums)
+        ctx.plan, ctx.scaling = plan, scaling
+        return out_BTHD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]: by decoration
+        query, key, value, out_BTHD, *sums = ctx.saved_tensors
+        plan: TreePlan = ctx.plan
+        groups = query.shape[1] // key.shape[1]
+        to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        sides = [states.transpose(1, 2).split(plan.lengths, dim=2) for states in (grad_outputs[0], out_BTHD)]
+        rows = zip(query.split(plan.lengths, 2), to_query.split(plan.lengths, 2), *sides, sums, strict=True)
+        for (own, to_own, grad, out, log_sum), path, mask in zip(rows, plan.paths, plan.masks, strict=True):
+            near, content = (repeat_kv(_along(states, plan, path), groups) for states in (key, value))
+            found, *others = _KERNEL_BACKWARD(
+                grad, own, near, content, out, log_sum, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling
+            )
+            to_own.copy_(found)
+            for total, part in zip((to_key, to_value), others, strict=True):
+                shared = part if groups == 1 else part.unflatten(1, (-1, groups)).sum(2)
+                _add_along(total, shared, plan, path)
+        return to_query, to_key, to_value, None, None
+
+
+def _add_along(total: Tensor, part: Tensor, plan: TreePlan, path: tuple[int, ...]) -> None:
+    """Add what belongs to a path's tokens where they stand, in place; the inverse of `_along`."""
+    runs = total.split(plan.lengths, dim=2)
+    for r, own in zip(path, part.split([plan.lengths[r] for r in path], dim=2), strict=True):
+        runs[r].add_(own)
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)
