@@ -9,6 +9,7 @@ from typing import Any
 import factories
 import numpy as np
 import transformers as hf
+from encoder_decoder_factories import bart, t5, t5gemma
 from factories import _text_sizes, tokenizer
 from multimodal_factories import (
     GEMMA3,
@@ -39,7 +40,7 @@ class Architecture:
     Args:
         make: returns model and processor.
         reads: kinds of media.
-        layout: `forest`, or `rows` with a reason.
+        layout: `forest`, or `rows` or `encoder-decoder` with a reason.
         reason: why rows.
         answer_type: token type of the answer in the model's own forward pass.
         note: what is particular to it, for the table in the documentation.
@@ -65,6 +66,7 @@ class Architecture:
 
 # The grouped products that experts run as by default know no float64.
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
+ENCODER_DECODER = "is an encoder-decoder"
 PICTURES = ("image",)
 CLIPS = ("image", "video")
 NEXT: dict[str, Any] = {
@@ -123,6 +125,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         text(hf.Qwen3NextConfig, **NEXT, **EXPERTS),
         layout="rows",
         reason="is recurrent: its state cannot branch (layers: linear_attention)",
+    ),
+    "T5ForConditionalGeneration": Architecture(
+        t5, layout="encoder-decoder", reason=ENCODER_DECODER, chat=False, note="each prompt is read once; scaled logits"
+    ),
+    "BartForConditionalGeneration": Architecture(
+        bart, layout="encoder-decoder", reason=ENCODER_DECODER, chat=False, note="each prompt is read once"
+    ),
+    "T5GemmaForConditionalGeneration": Architecture(
+        t5gemma,
+        layout="encoder-decoder",
+        reason=ENCODER_DECODER,
+        chat=False,
+        note="each prompt is read once; soft-capped logits",
+        float32_inside=True,
     ),
     "LlavaForConditionalGeneration": Architecture(llava, PICTURES),
     "LlavaNextForConditionalGeneration": Architecture(llava_next, PICTURES, note="tiles by the picture's shape"),

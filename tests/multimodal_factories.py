@@ -231,3 +231,23 @@ def video_llava() -> tuple[Any, Any]:
     images = hf.VideoLlavaImageProcessor(size={"shortest_edge": 32}, crop_size=SQUARE)
     videos = hf.VideoLlavaVideoProcessor(size={"shortest_edge": 32}, crop_size=SQUARE)
     return built(config), hf.VideoLlavaProcessor(images, videos, made, patch_size=8, chat_template=made.chat_template)
+
+
+def mllama() -> tuple[Any, Any]:
+    """Pictures are looked at through cross-attention, in one layer."""
+    mark = "<|image|>"
+    made = words(template_with(image=mark), image_token=mark)
+    parts = hf.models.mllama.configuration_mllama
+    ratios = [[1, 1], [1, 2], [2, 1]]
+    vision: dict[str, Any] = {name: VISION[name] for name in ("hidden_size", "intermediate_size", "image_size")}
+    vision |= {"attention_heads": 4, "num_hidden_layers": 2, "num_global_layers": 1, "patch_size": 8}
+    vision |= {"vision_output_dim": 64, "intermediate_layers_indices": [0], "supported_aspect_ratios": ratios}
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    text = text_sizes(made, num_hidden_layers=3, cross_attention_layers=[1], rope_parameters=rope)
+    config = hf.MllamaConfig(
+        vision_config=parts.MllamaVisionConfig(max_num_tiles=2, **vision),
+        text_config=parts.MllamaTextConfig(**text),
+        image_token_index=made.convert_tokens_to_ids(mark),
+    )
+    images = hf.MllamaImageProcessorPil(size=SQUARE, max_image_tiles=2)
+    return built(config), hf.MllamaProcessor(images, made, chat_template=made.chat_template)

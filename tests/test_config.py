@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,7 +14,7 @@ import yaml
 
 from omnipref import config as configs
 from omnipref.config import Config, TrainConfig, load_config, save_config
-from omnipref.config.coerce import coerce
+from omnipref.config.coerce import arguments_for, coerce
 from omnipref.config.load import write_text
 from omnipref.errors import ConfigError
 
@@ -109,13 +110,23 @@ def test_missing_file_and_missing_fields(tmp_path: Path):
         ({"streaming": True}, "set `max_steps`"),
         ({"eval_dataset": ["b"], "eval_fraction": 0.1}, "keep one"),
         ({"method_args": {"beta": 1}}, "name the method"),
-        ({"method": "re-align", "objective": "ipo()"}, "brings its own objective"),
     ],
 )
 def test_bounds_and_conflicts(values: dict[str, Any], message: str):
     with pytest.raises(ConfigError) as caught:
         load_config(TrainConfig, overrides={**REQUIRED, **values})
     assert message in str(caught.value)
+
+
+def test_arguments_take_the_types_of_a_function():
+    def function(count: int, share: float = 0.0, names: Sequence[str] = (), other: dict[str, int] | None = None): ...
+
+    found = arguments_for(function, {"count": "3", "share": 1, "names": ["a", 2], "other": 5})
+    assert found == {"count": 3, "share": 1.0, "names": ("a", "2"), "other": 5}
+    assert [type(value) for value in found.values()] == [int, float, tuple, int]
+    for name, value, expected in (("count", 2.5, "a whole number"), ("names", [{}], "text"), ("share", True, "number")):
+        with pytest.raises(ConfigError, match=expected):
+            arguments_for(function, {name: value})
 
 
 @pytest.mark.parametrize("cls", CLASSES)

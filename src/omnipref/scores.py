@@ -50,18 +50,25 @@ class Cases:
         )
 
 
-REFERENCE_EXTRAS = frozenset({"ref_entropy", "ref_square_sum", "kl_ref_policy", "kl_policy_ref", "tilted"})
-"""Extras that are made of the reference's whole distribution; cached `ref_logp` cannot give them."""
+LEARNED_EXTRAS: Mapping[str, frozenset[str]] = {"learned_mask": frozenset({"ref_hidden"})}
+"""Extras that a network makes which is trained with the policy: name to the extras that it reads."""
+
+REFERENCE_EXTRAS = frozenset(
+    {"ref_entropy", "ref_square_sum", "kl_ref_policy", "kl_policy_ref", "tilted", "ref_activation", "ref_hidden"}
+)
+"""Extras that are made of the reference's distributions or states; cached `ref_logp` cannot give them."""
 
 
 def reads_reference(extras: Collection[str]) -> bool:
-    """Whether any of these extras is made of the reference's whole distribution.
+    """Whether any of these extras is made of more of the reference than its log-likelihoods.
 
     Example:
-        >>> reads_reference({"entropy"}), reads_reference({"entropy", "tilted@0.01"})
-        (False, True)
+        >>> reads_reference({"entropy"}), reads_reference({"tilted@0.01"}), reads_reference({"learned_mask@2"})
+        (False, True, True)
     """
-    return any(name.partition("@")[0] in REFERENCE_EXTRAS for name in extras)
+    names = {name.partition("@")[0] for name in extras}
+    read = names.union(*(LEARNED_EXTRAS.get(name, ()) for name in names))
+    return not REFERENCE_EXTRAS.isdisjoint(read)
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,12 @@ class Scores:
             log-probabilities, `[N, U, K]`. Of the reference: `ref_entropy`, `ref_square_sum`. Of both, with gradient
             to the policy: `kl_ref_policy`, KL(π_ref‖π); `kl_policy_ref`, KL(π‖π_ref); `tilted@a`, the unit's
             log-probability under softmax((1 + a) z - a z_ref), z being logits.
+            Of states, without gradient and unit: `hidden`, the policy's last hidden state at the unit itself,
+            `[N, U, D]`; `ref_hidden`, what each of the reference's L blocks returns at the unit before, which predicts
+            it, `[N, U, L, D]` in the reference's own precision; `ref_activation`, the reference's activations there,
+            in [0, 1]: the mean over features of each tensor, `stretched` over the response, averaged over the blocks,
+            then over the kinds of tensors. Learned with the policy, by a network: `learned_mask`, at least 0;
+            `learned_mask@2` and so on, by further networks.
         auxiliary: a scalar loss of the model's own, times its coefficient, to be added to the objective's; the load
             balance of experts. None where there is none.
 
@@ -134,3 +147,22 @@ def pair_scores(
         reference = torch.cat([value.reshape(len(value), -1) for value in (ref_chosen, ref_rejected)]).detach()
     mask = torch.cat(masks)
     return Scores(torch.cat(columns) * mask, mask, cases, None if reference is None else reference * mask)
+
+
+def stretched(value_NU: Tensor, mask_NU: Tensor) -> Tensor:
+    """Each case's values on a scale from 0, its least, to 1, its largest; 1 where all are equal; without gradient.
+
+    Args:
+        value_NU: any values, `[N, U]`.
+        mask_NU: units that count; the others are 0.
+
+    Example:
+        >>> stretched(torch.tensor([[0.1, 0.4, 0.2, 0.9]]), torch.ones(1, 4, dtype=torch.bool))
+        tensor([[0.0000, 0.3750, 0.1250, 1.0000]])
+    """
+    value_NU = value_NU.detach()
+    low_N1 = torch.where(mask_NU, value_NU, torch.inf).amin(1, keepdim=True)
+    high_N1 = torch.where(mask_NU, value_NU, -torch.inf).amax(1, keepdim=True)
+    flat_N1 = high_N1 <= low_N1
+    share_NU = (value_NU - low_N1) / torch.where(flat_N1, 1.0, high_N1 - low_N1)
+    return torch.where(mask_NU, torch.where(flat_N1, 1.0, share_NU), 0.0)

@@ -158,12 +158,12 @@ def test_work_is_counted_token_by_token(bench):
     scored = {
         tuple(case.ids[: k + 1]) for case in sample.encoded.cases for k in range(len(case.prompt.ids), case.length)
     }
-    assert found == costs.Work(len(paths), sum(map(len, paths)), len(scored), 0)
+    assert found == costs.Work(len(paths), sum(map(len, paths)), len(scored), 0, len(scored))
     ids, count = costs.unrolled(sample.encoded)
     assert len(ids) == found.tokens and count == found.scored
     rows = costs.padded([[sample]])
     # five paths, the longest of 15 + 3 · 3 tokens
-    assert (rows.tokens, rows.pairs, rows.scored) == (5 * 24, 5 * 24 * 25 // 2, 8 * 3)
+    assert (rows.tokens, rows.pairs, rows.scored, rows.last) == (5 * 24, 5 * 24 * 25 // 2, 8 * 3, 5 * 24)
 
 
 def test_flops_are_those_of_the_matrix_products(bench):
@@ -171,9 +171,9 @@ def test_flops_are_those_of_the_matrix_products(bench):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         bench.reference(torch.arange(tokens)[None] + 20)
     products = sum(flops for name, flops in counter.get_flop_counts()["Global"].items() if "attention" not in str(name))
-    assert products == tokens * (meter.token + meter.place)
-    work = costs.Work(tokens=10, pairs=55, scored=3, pictures=0)
-    assert meter.step(work) == 4 * (10 * meter.token + 55 * 4 * 32 * 2 + 3 * meter.place)
+    assert products == tokens * (meter.token + meter.last + meter.place)
+    work = costs.Work(tokens=10, pairs=55, scored=3, pictures=0, last=4)
+    assert meter.step(work) == 4 * (10 * meter.token + 4 * meter.last + 55 * 4 * 32 * 2 + 3 * meter.place)
     assert meter.step(work, reference=False) * 4 == meter.step(work) * 3
 
 

@@ -11,19 +11,20 @@ import pytest
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES, QUESTION, WINS, Architecture, case, context, media, records_of
-from multimodal_factories import MARKS
+from multimodal_factories import MARKS, mllama
 
 from omnipref.errors import CapabilityError
 from omnipref.policies.autoregressive import layouts
 from omnipref.policies.autoregressive.attention import Attention, MediaBlocks, PromptBlock, attention_of, forest_masks
-from omnipref.policies.autoregressive.backbone import positions_of
+from omnipref.policies.autoregressive.backbone import is_encoder_decoder, positions_of
+from omnipref.policies.autoregressive.encoder_decoder import EncoderDecoder, start_of
 from omnipref.policies.autoregressive.implementation import set_text_attention, text_attention
-from omnipref.policies.autoregressive.layouts import ONE_ROW, Forest, Rows
+from omnipref.policies.autoregressive.layouts import ONE_ROW, CaseLayout, Forest, Rows
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.policies.autoregressive.media import resampled
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
 from omnipref.policies.autoregressive.tree_attention import TREE_ATTENTION
-from omnipref.preferences import Case, Part, Preference, pair
+from omnipref.preferences import Case, Message, Part, Preference, pair
 
 EVERY = pytest.mark.parametrize("name", ARCHITECTURES)
 # A processor calls numpy as numpy asks it not to.
@@ -38,7 +39,7 @@ def made(name: str) -> tuple[Any, Any]:
     return model.double(), owner
 
 
-def logps(model: Any, owner: Any, records: list[Preference], layout: Forest | Rows) -> list[torch.Tensor]:
+def logps(model: Any, owner: Any, records: list[Preference], layout: CaseLayout) -> list[torch.Tensor]:
     """Log-probabilities of each case's answer tokens."""
     policy = AutoregressivePolicy(owner, layout, positions_of(model))
     scores = policy.score(model, policy.collate([policy.encode(record) for record in records]))
@@ -48,7 +49,10 @@ def logps(model: Any, owner: Any, records: list[Preference], layout: Forest | Ro
 def rows(name: str) -> list[torch.Tensor]:
     """One row per case; no two lengths in a batch where the model's own attention would not stand it."""
     (model, owner), each = made(name), ARCHITECTURES[name]
-    layout, records = Rows(attention=attention_of(model)), records_of(each)
+    layout: CaseLayout = Rows(attention=attention_of(model))
+    if is_encoder_decoder(model):
+        layout = EncoderDecoder(start_of(model))
+    records = records_of(each)
     if not each.float32_inside:
         return logps(model, owner, records, layout)
     cases = [scored for record in records for scored in record.cases.values()]
@@ -65,6 +69,8 @@ def largest(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
 @torch.no_grad()
 def stock(model: Any, owner: Any, each: Architecture, scored: Case) -> torch.Tensor:
     """An independent path: the processor's inputs for the whole prompt, the model's own logits, a full softmax."""
+    if is_encoder_decoder(model):
+        return stock_encoder_decoder(model, owner, scored)
     tokenizer = getattr(owner, "tokenizer", owner)
     parts, answer = scored.context[0].parts, scored.response[0].text
     if scored.context[0].role == "raw":
@@ -89,6 +95,18 @@ def stock(model: Any, owner: Any, each: Architecture, scored: Case) -> torch.Ten
     return logits[0, ids.shape[1] - 1 : -1].gather(1, tail[0][:, None])[:, 0]
 
 
+@torch.no_grad()
+def stock_encoder_decoder(model: Any, owner: Any, scored: Case) -> torch.Tensor:
+    """The model's own logits where it makes the decoder's input of the answer."""
+    read = owner(scored.context[0].text, return_tensors="pt")
+    answer = owner(text_target=scored.response[0].text, return_tensors="pt")["input_ids"]
+    end = torch.tensor([[owner.eos_token_id]])
+    answer = answer if answer[0, -1] == end else torch.cat([answer, end], 1)
+    shifted = torch.cat([torch.tensor([[start_of(model)]]), answer[:, :-1]], 1)
+    logits = model(input_ids=read["input_ids"], decoder_input_ids=shifted).logits.log_softmax(-1)
+    return logits[0].gather(1, answer[0][:, None])[:, 0]
+
+
 def given(parts: tuple[Part, ...]) -> dict[str, Any]:
     """The processor's arguments for the media of a prompt."""
     found: dict[str, Any] = {}
@@ -107,7 +125,7 @@ def test_the_layout_is_chosen_by_what_the_model_can_do(name, caplog):
     each = ARCHITECTURES[name]
     model, owner = made(name)
     policy = build_policy(model, owner)
-    assert type(policy.layout).__name__.lower() == each.layout
+    assert type(policy.layout).__name__.lower() == each.layout.replace("-", "")
     assert (each.reason in caplog.text) if each.reason else "one row per case" not in caplog.text
 
 
@@ -296,6 +314,19 @@ def test_half_precision_is_scored_by_a_model_that_keeps_its_states_in_float32():
     record = pair(QUESTION, "two", "no")
     exact = logps(model, owner, [record], Rows())
     assert largest(exact, logps(model.bfloat16(), owner, [record], Rows())) < 0.5
+
+
+def test_pictures_through_cross_attention_are_refused_and_text_is_scored_in_rows(caplog):
+    model, owner = mllama()
+    policy = build_policy(model.double(), owner)
+    assert "MllamaModel looks at pictures through cross-attention" in caplog.text
+    record = pair((Message.of("user", QUESTION),), "a fork", "a red cube and a ball")
+    for case_, line in zip(policy.encode(record).cases, logps(model, owner, [record], policy.layout), strict=True):
+        ids, start = torch.from_numpy(case_.ids)[None], len(case_.prompt.ids)
+        logits = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
+        torch.testing.assert_close(line, logits.gather(1, ids[0, start:, None])[:, 0], rtol=0, atol=1e-10)
+    with pytest.raises(CapabilityError, match="MllamaProcessor does not tell which tokens stand for one image"):
+        policy.encode(pair((Message.of("user", media("image", 0), QUESTION),), "yes", "no"))
 
 
 def test_the_page_shows_what_the_tests_run():

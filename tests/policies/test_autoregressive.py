@@ -9,8 +9,9 @@ import torch
 from omnipref.errors import CapabilityError, DataError
 from omnipref.policies.autoregressive.backbone import positions_of
 from omnipref.policies.autoregressive.layouts import Forest, Rows
-from omnipref.policies.autoregressive.load import build_policy, load_model, load_owner, why_no_forest
+from omnipref.policies.autoregressive.load import build_policy, load_model, load_owner
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
+from omnipref.policies.autoregressive.trials import why_no_forest
 from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair, ranked
 
 WORDS = "two cups, a fork and a spoon on the table"
@@ -278,11 +279,3 @@ def test_a_recurrent_model_falls_back_to_rows():
 
     config = MambaConfig(vocab_size=len(factories.tokenizer()), hidden_size=16, num_hidden_layers=1, state_size=4)
     assert "recurrent" in (why_no_forest(MambaForCausalLM(config).eval()) or "")
-
-
-def test_an_encoder_decoder_is_refused():
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(vocab_size=50, d_model=8, d_ff=16, num_layers=1, num_heads=2, d_kv=4)
-    with pytest.raises(CapabilityError, match="encoder-decoder"):
-        why_no_forest(T5ForConditionalGeneration(config))

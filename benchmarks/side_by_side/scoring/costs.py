@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from omnipref.policies.autoregressive.backbone import blocks_of
 from omnipref.policies.autoregressive.encode import EncodedPreference
 from omnipref.policies.autoregressive.forest import Tree, grow
+from omnipref.policies.autoregressive.last_block import feed_forward
 from side_by_side.scoring.peers import longest_paths
 from side_by_side.scoring.samples import Sample
 from side_by_side.scoring.shapes import encoders
@@ -30,12 +32,14 @@ class Work:
         pairs: (query, key) pairs of attention that some token needs.
         scored: places through the head.
         pictures: through the encoder.
+        last: tokens through the last layer's feed-forward part, whose result matters where a state is read.
     """
 
     tokens: int = 0
     pairs: int = 0
     scored: int = 0
     pictures: int = 0
+    last: int = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -55,7 +59,8 @@ def _distinct(encoded: EncodedPreference) -> Work:
     tree = tree_of(encoded)
     pairs = sum((run.end * (run.end + 1) - run.start * (run.start + 1)) // 2 for run in tree.runs)
     items = {item.key for case in encoded.cases for item in case.prompt.items}
-    return Work(tree.size, pairs, len(scored_tokens(encoded, tree)), len(items))
+    scored = len(scored_tokens(encoded, tree))
+    return Work(tree.size, pairs, scored, len(items), scored)
 
 
 def scored_tokens(encoded: EncodedPreference, tree: Tree) -> set[tuple[int, int]]:
@@ -83,7 +88,8 @@ def padded(batches: Iterable[Sequence[Sample]]) -> Work:
         width = max(row.length for row in rows)
         scored = sum(len(case.response) for sample in samples for case in sample.encoded.cases)
         pictures = sum(len(row.prompt.items) for row in rows)
-        total += Work(len(rows) * width, len(rows) * width * (width + 1) // 2, scored, pictures)
+        tokens = len(rows) * width
+        total += Work(tokens, tokens * (width + 1) // 2, scored, pictures, tokens)
     return total
 
 
@@ -92,16 +98,18 @@ class Meter:
     """FLOPs of a model's parts.
 
     Args:
-        token: of the layers, per token.
+        token: of the layers without the last one's feed-forward part, per token.
         pair: of attention, per pair.
         place: of the head, per scored place.
         picture: of the encoder, per picture; frozen, so it only runs forward.
+        last: of the last layer's feed-forward part, per token.
     """
 
     token: int
     pair: int
     place: int
     picture: int = 0
+    last: int = 0
 
     @staticmethod
     def of(model: nn.Module, patches: int = 0) -> Meter:
@@ -118,7 +126,9 @@ class Meter:
             config, "head_dim", config.hidden_size // config.num_attention_heads
         )
         head = config.hidden_size * config.vocab_size
-        return Meter(2 * body, 4 * heads * config.num_hidden_layers, 2 * head, 2 * encoding * patches)
+        last = sum(map(_weights, feed_forward(blocks_of(model)[-1])))
+        pair = 4 * heads * config.num_hidden_layers
+        return Meter(2 * (body - last), pair, 2 * head, 2 * encoding * patches, 2 * last)
 
     def step(self, work: Work, *, reference: bool = True, shared: bool = False) -> int:
         """FLOPs of a step: policy forward and backward, and the reference's forward pass.
@@ -128,7 +138,7 @@ class Meter:
             reference: whether the reference runs.
             shared: whether both take the same features of pictures, whose frozen encoders are equal.
         """
-        text = work.tokens * self.token + work.pairs * self.pair + work.scored * self.place
+        text = work.tokens * self.token + work.last * self.last + work.pairs * self.pair + work.scored * self.place
         passes = POLICY + REFERENCE * reference
         looks = 1 if shared else 1 + reference
         return passes * text + looks * work.pictures * self.picture

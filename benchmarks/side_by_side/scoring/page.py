@@ -261,8 +261,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         "## How to read it",
         "",
         "- **Token-count limit**: tokens that a side pushes through the layers, padding included, over the distinct "
-        "tokens of the preferences' trees. **FLOP limit**: the same with attention and the head weighed in; the "
-        "attention of a padded row counts as causal.",
+        "tokens of the preferences' trees. **FLOP limit**: the same with attention and the head weighed in, and "
+        "with the last layer's feed-forward part where a state is read, as our forest computes it; the attention of a "
+        "padded row counts as causal. Shares above 100 % of the token-count limit come from that part.",
         "- **Hand-written loop**: chosen and rejected rows in one right-padded batch, the stock model's layers, the "
         "head at scored places only, float32 log-softmax; no attention mask where nothing is padded, so that "
         "attention runs as causal. Steps of one path share a row.",

@@ -99,7 +99,7 @@ class Policy(Protocol):
                 the same record gives the same draw in any batch, on any process, and under policy and reference.
             reference: is run first, without gradient, and gives `ref_logp`, which is None otherwise. Extras that
                 `omnipref.scores.reads_reference` tells need it even where `ref_logp` is known, from a cache say:
-                they compare whole distributions, which log-likelihoods of the units do not give.
+                they are made of its distributions or states, which log-likelihoods of the units do not give.
 
         Raises:
             CapabilityError: an extra that the policy does not have, or that reads a reference which is not given.

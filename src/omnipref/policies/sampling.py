@@ -21,7 +21,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from omnipref.errors import DataError
-from omnipref.policies.autoregressive.backbone import accepts, backbone_of, language_model
+from omnipref.policies.autoregressive.backbone import accepts, backbone_of, is_encoder_decoder, language_model
 from omnipref.policies.autoregressive.encode import EncodedPrompt, encode_prompt, stack_features
 from omnipref.policies.autoregressive.media import MODALITIES, MediaItem
 from omnipref.policies.autoregressive.prompts import TextOwner, tokenizer_of
@@ -85,7 +85,7 @@ class LocalSampler:
 
     def _encode(self, context: Context, place: int) -> EncodedPrompt:
         try:
-            encoded = encode_prompt(self.owner, context)
+            encoded = encode_prompt(self.owner, context, apart=is_encoder_decoder(self.model))
         except DataError as error:
             raise error.at(record=place) from None
         text_config: Any = language_model(self.model).config.get_text_config()  # type: ignore[union-attr,operator]
@@ -106,10 +106,12 @@ class LocalSampler:
 
     def _generate(self, prompts: Sequence[EncodedPrompt], uniform_RT: Tensor, n: int) -> list[str]:
         inputs = self._inputs(prompts)
-        length = inputs["input_ids"].shape[1]
+        # An encoder-decoder returns what its decoder begins with, and not the prompt.
+        length = 1 if is_encoder_decoder(self.model) else inputs["input_ids"].shape[1]
         config = self._config()
         if n > 1:
-            inputs = self._shared_prefill(inputs, config, n) or self._inputs([p for p in prompts for _ in range(n)])
+            share = self._shared_encoding if is_encoder_decoder(self.model) else self._shared_prefill
+            inputs = share(inputs, config, n) or self._inputs([p for p in prompts for _ in range(n)])
         draw = LogitsProcessorList()
         if self.temperature > 0:
             draw.append(TemperatureLogitsWarper(float(self.temperature)))
@@ -119,11 +121,12 @@ class LocalSampler:
         return tokenizer_of(self.owner).batch_decode(ids[:, length:], skip_special_tokens=True)
 
     def _inputs(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
-        """Left-padded rows and the media of all of them in reading order."""
+        """Rows padded on the left, or for encoders on the right, and the media of all of them in reading order."""
         pad, width = self._pad, max(len(prompt.ids) for prompt in prompts)
+        fill = _right if is_encoder_decoder(self.model) else _left
         rows = [torch.from_numpy(prompt.ids) for prompt in prompts]
-        inputs: dict[str, Any] = {"input_ids": _left(rows, width, pad)}
-        inputs["attention_mask"] = _left([torch.ones_like(row) for row in rows], width, 0)
+        inputs: dict[str, Any] = {"input_ids": fill(rows, width, pad)}
+        inputs["attention_mask"] = fill([torch.ones_like(row) for row in rows], width, 0)
         items = [item for prompt in prompts for item in prompt.items]
         for modality in MODALITIES:
             own = [item for item in items if item.modality == modality]
@@ -153,6 +156,13 @@ class LocalSampler:
             pad_token_id=self._pad,
         )
         return config
+
+    def _shared_encoding(self, inputs: dict[str, Any], config: Any, n: int) -> dict[str, Any]:
+        """Read each prompt once and repeat what the encoder makes of it `n` times."""
+        del config
+        read = language_model(self.model).get_encoder()(**inputs)  # type: ignore[operator]
+        states = type(read)(last_hidden_state=read.last_hidden_state.repeat_interleave(n, 0))
+        return {"encoder_outputs": states, "attention_mask": inputs["attention_mask"].repeat_interleave(n, 0)}
 
     def _shared_prefill(self, inputs: dict[str, Any], config: Any, n: int) -> dict[str, Any] | None:
         """Read each prompt once and repeat its cache `n` times; None where the model's cache cannot step back.
@@ -206,6 +216,10 @@ class _InverseCumulative(LogitsProcessor):
 
 def _left(rows: Sequence[Tensor], width: int, fill: int) -> Tensor:
     return torch.stack([nn.functional.pad(row, (width - len(row), 0), value=fill) for row in rows])
+
+
+def _right(rows: Sequence[Tensor], width: int, fill: int) -> Tensor:
+    return torch.stack([nn.functional.pad(row, (0, width - len(row)), value=fill) for row in rows])
 
 
 def _stackable(prompts: Sequence[EncodedPrompt]) -> list[list[int]]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from omnipref.policies.policy import Batch
 from omnipref.scores import Cases, Scores
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch and its share of the preferences; 0 for one that only keeps step with other processes."""
+
+    batch: Batch
+    share: float
 
 
 def divide(tokens: Callable[[Sequence[Any]], int], encoded: Sequence[Any], limit: int) -> list[list[int]]:

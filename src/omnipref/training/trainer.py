@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,12 @@ from omnipref.training.checkpoints import disk_errors, read_state, write_state
 from omnipref.training.compiling import compile_layers
 from omnipref.training.data import collator
 from omnipref.training.finite import check_finite
+from omnipref.training.learned_extras import learned_by
 from omnipref.training.online import Online, together
-from omnipref.training.parts import join, surrogate, values_of
+from omnipref.training.parts import Part, join, surrogate, values_of
 from omnipref.training.reference_scores import ReferenceScores, stacked
 from omnipref.training.reference_updates import ReferenceUpdates
 from omnipref.training.sharding import place_frozen, settle_sharding
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a batch and its share of the preferences; 0 for one that only keeps step with other processes."""
-
-    batch: Batch
-    share: float
 
 
 class PreferenceTrainer(Trainer):
@@ -94,6 +86,8 @@ class PreferenceTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.can_return_loss = True
         self._sums: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self.learned = learned_by(objective.needs.extras, model, self.accelerator, args.seed)
+        self.add_callback(self.learned)
         if reference is not None:
             reference.place(partial(place_frozen, self.accelerator))
         settle_sharding(self.accelerator, model)
@@ -141,14 +135,23 @@ class PreferenceTrainer(Trainer):
         """Forward and backward of a batch, part after part where it has several; the gradient is the whole batch's."""
         inputs = self._made(inputs)
         parts = self._parts(inputs["parts"])
-        if len(parts) == 1:
-            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
-        steps = self._coupled(model, parts) if self.objective.needs.batch else self._separate(parts)
+        steps: Sequence[dict[str, Any]] = [inputs]
+        if len(parts) > 1:
+            steps = self._coupled(model, parts) if self.objective.needs.batch else self._separate(parts)
         loss = torch.zeros((), device=self.args.device)
         for number, step in enumerate(steps):
             with self._unsynchronised(model) if number < len(steps) - 1 else nullcontext():
                 loss = loss + super().training_step(model, step, num_items_in_batch)  # type: ignore[arg-type]
+        if self.accelerator.sync_gradients:
+            self.learned.share_gradients()
         return loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's, which trains networks that make extras too."""
+        new, optimizer = self.optimizer is None, super().create_optimizer(model)
+        if new:
+            self.learned.join(optimizer)
+        return optimizer
 
     @property
     def _whole_model(self) -> nn.Module:
@@ -229,11 +232,12 @@ class PreferenceTrainer(Trainer):
                     "the objective compares with a reference, but the trainer has none; pass `reference`"
                 )
             reference = self.reference if live else None
-            scores = self.policy.score(model, batch, extras=needs.extras, seed=seed, reference=reference)
+            extras = self.learned.asked(needs.extras)
+            scores = self.policy.score(model, batch, extras=extras, seed=seed, reference=reference)
         if unknown and self.reference_scores:
             self.reference_scores.add(batch, scores)
         if live or cached is None:
-            return scores
+            return self.learned.added(scores, needs.extras)
         return scores.with_reference(stacked(list(cached), scores.logp.shape[1]).to(scores.logp))
 
     def _kept(self, model: nn.Module, batch: Batch) -> Sequence[Tensor] | None:
@@ -276,6 +280,7 @@ class PreferenceTrainer(Trainer):
         with disk_errors(run):
             if self.args.should_save:
                 write_state(folder, self.objective_state)
+                self.learned.save(folder)
                 if self.reference_updates:
                     self.reference_updates.save(folder)
             super()._save_checkpoint(model, trial)
@@ -283,5 +288,6 @@ class PreferenceTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.objective_state = {**self.objective_state, **read_state(Path(resume_from_checkpoint))}
+        self.learned.load(Path(resume_from_checkpoint))
         if self.reference_updates:
             self.reference_updates.load(Path(resume_from_checkpoint))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from omnipref.errors import CapabilityError
 from omnipref.policies.autoregressive.encode import Positions, plain_positions
 from omnipref.policies.autoregressive.feature_cache import FeatureCache
 from omnipref.policies.autoregressive.features import encode_items, item_groups, placed, split_items
@@ -28,12 +29,59 @@ def language_model(model: nn.Module) -> nn.Module:
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The model without its head; where the model names no base, the part of it that is a model too."""
+    """The model without its head; where the model names no base, the part of it that is a model too.
+
+    Of an encoder-decoder it is the model itself, which holds both parts.
+    """
     inner = language_model(model)
-    base = inner.base_model
+    if is_encoder_decoder(inner):
+        return inner
+    base = getattr(inner, "base_model", inner)
     if base is not inner:
         return base  # type: ignore[return-value]
     return next((part for part in inner.children() if isinstance(part, PreTrainedModel)), inner)
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The blocks that the text tokens of a `transformers` model go through, first to last.
+
+    Args:
+        model: a whole model, perhaps wrapped.
+
+    Raises:
+        CapabilityError: they cannot be found.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 9}
+        >>> len(blocks_of(LlamaForCausalLM(LlamaConfig(num_hidden_layers=3, **sizes))))
+        3
+    """
+    if (blocks := blocks_within(backbone_of(model))) is not None:
+        return blocks
+    raise CapabilityError(
+        f"found no list of blocks in {type(language_model(model)).__name__}, whose states the objective reads; "
+        "expected one as long as `num_hidden_layers` of its configuration. To mend: use another model, or an objective "
+        "without such extras"
+    )
+
+
+def blocks_within(backbone: nn.Module) -> nn.ModuleList | None:
+    """The blocks of a model without its head, None where they cannot be found.
+
+    Args:
+        backbone: of `backbone_of`.
+    """
+    config: Any = getattr(backbone, "config", None)
+    count = getattr(config.get_text_config(), "num_hidden_layers", 0) if hasattr(config, "get_text_config") else 0
+    decoder = backbone.get_decoder() if hasattr(backbone, "get_decoder") else backbone  # type: ignore[operator]
+    lists = (part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
+    return next(lists, None) if count else None
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model reads with one part and writes with another."""
+    return bool(getattr(language_model(model).config, "is_encoder_decoder", False))
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +12,10 @@ from torch import Tensor
 
 from omnipref.errors import DataError
 from omnipref.policies.autoregressive.media import MODALITIES, MediaItem, expand, process
-from omnipref.policies.autoregressive.prompts import (
-    TextOwner,
-    is_raw,
-    media_of,
-    prompt_text,
-    response_text,
-    token_id,
-    tokenizer_of,
-)
+from omnipref.policies.autoregressive.prompts import TextOwner, is_raw, media_of, prompt_text, tokenizer_of
+from omnipref.policies.autoregressive.responses import placeholder_ids, response_tokens, without_end
 from omnipref.policies.caching.keys import content_hash
-from omnipref.preferences import RAW, Case, Message, Preference
+from omnipref.preferences import Message, Preference
 from omnipref.preferences.media import media_key
 
 Positions = Callable[[np.ndarray, np.ndarray, Sequence[MediaItem]], np.ndarray]
@@ -118,8 +110,18 @@ def encode(
     positions: Positions = plain_positions,
     max_length: int | None = None,
     truncate: bool = False,
+    apart: bool = False,
 ) -> EncodedPreference:
     """Tokenise all cases of a preference; contexts that recur are processed once.
+
+    Args:
+        owner: tokenizer or processor.
+        preference: what is encoded.
+        positions: how the model numbers positions.
+        max_length: longest case in tokens, None for no limit.
+        truncate: cut responses that are too long.
+        apart: prompt and response are two texts, each with the tokens that begin and end a text, as encoder-decoders
+            read them.
 
     Raises:
         DataError: a medium cannot be read, placeholders and media disagree, a response is empty, or a case is longer
@@ -131,9 +133,9 @@ def encode(
         try:
             signature = _signature(case.context)
             if signature not in prompts:
-                prompts[signature] = encode_prompt(owner, case.context)
+                prompts[signature] = encode_prompt(owner, case.context, apart)
             prompt = prompts[signature]
-            response, segment = _fit(prompt, *_response(owner, case, prompt), max_length, truncate)
+            response, segment = _fit(prompt, *response_tokens(owner, case, prompt, apart), max_length, truncate)
             ids = np.concatenate([prompt.ids, response])
             token_type = np.concatenate([prompt.token_type, np.zeros_like(response)])
             cases.append(EncodedCase(prompt, response, segment, positions(ids, token_type, prompt.items)))
@@ -142,37 +144,30 @@ def encode(
     return EncodedPreference(preference, tuple(cases))
 
 
-def encode_prompt(owner: TextOwner, context: Sequence[Message]) -> EncodedPrompt:
-    """Tokenise a context and process its media."""
+def encode_prompt(owner: TextOwner, context: Sequence[Message], apart: bool = False) -> EncodedPrompt:
+    """Tokenise a context and process its media.
+
+    Args:
+        owner: tokenizer or processor.
+        context: its messages.
+        apart: keep the last token that some tokenizers add to a text.
+    """
     items = process(owner, media_of(context)) if media_of(context) else ()
     text = expand(owner, prompt_text(owner, context), items)
     tokenizer = tokenizer_of(owner)
     bos = tokenizer.bos_token
     written = isinstance(bos, str) and text.startswith(bos)
     special = not written and (is_raw(context) or owner is not tokenizer)
-    array = np.asarray(_without_end(owner, text, special), dtype=np.int64)
+    ids = tokenizer(text, add_special_tokens=special)["input_ids"] if apart else without_end(owner, text, special)
+    array = np.asarray(ids, dtype=np.int64)
     token_type = np.zeros_like(array)
     for name, modality in MODALITIES.items():
-        token_type[np.isin(array, _token_ids(owner, name))] = modality.token_type
+        token_type[np.isin(array, placeholder_ids(owner, name))] = modality.token_type
     if token_type.any() and not items:
         raise DataError(
             "a placeholder of media in a prompt without media", "one medium per placeholder", field="prompt"
         )
     return EncodedPrompt(array, _identity(array, token_type, items, owner), token_type, items, text, special)
-
-
-def _without_end(owner: TextOwner, text: str, special: bool) -> list[int]:
-    """Ids of a text, without the end that some tokenizers add."""
-    tokenizer = tokenizer_of(owner)
-    ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-    if special and ids[-1:] == [token_id(owner, "eos")]:
-        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids if ids[-1:] == plain[-1:] else ids[:-1]
-    return ids
-
-
-def _token_ids(owner: Any, modality: str) -> list[int]:
-    return [number for number in getattr(owner, f"{modality}_token_ids", []) if number is not None]
 
 
 def _identity(ids: np.ndarray, token_type: np.ndarray, items: Sequence[MediaItem], owner: TextOwner) -> np.ndarray:
@@ -183,7 +178,7 @@ def _identity(ids: np.ndarray, token_type: np.ndarray, items: Sequence[MediaItem
         start = 0
         for item in (item for item in items if item.modality == name):
             inner = tokenizer_of(owner)(item.placeholder, add_special_tokens=False)["input_ids"]
-            count = int(np.isin(inner, _token_ids(owner, name)).sum())
+            count = int(np.isin(inner, placeholder_ids(owner, name)).sum())
             content = int(item.key[:10], 16)
             identity[places[start : start + count]] = -(content * 2**20 + np.arange(count) + 1)
             start += count
@@ -196,70 +191,6 @@ def _signature(context: Sequence[Message]) -> tuple:
         for message in context
         for part in message.parts
     )
-
-
-def _response(owner: TextOwner, case: Case, prompt: EncodedPrompt) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and segments of the response: the index of the text part that a token ends in, -1 for others' turns."""
-    if any(message.media for message in case.response):
-        raise DataError("a medium in the response", "text: this model answers in text", cure="drop the record")
-    if not case.text.strip():
-        raise DataError("an empty response", "text", cure="drop the record")
-    text = response_text(owner, case)
-    ids, ends = _tail(owner, prompt, text)
-    media = {number for name in MODALITIES for number in _token_ids(owner, name)}
-    if media & set(ids):
-        raise DataError("a placeholder of media in the response", "text", cure="drop the record or the placeholder")
-    starts, numbers = _pieces(text, case)
-    segment = numbers[np.searchsorted(starts, ends - 1, side="right") - 1] if len(ends) else np.empty(0, np.int64)
-    end = token_id(owner, "eos")
-    if is_raw(case.context) and end is not None and ids[-1:] != [end]:
-        ids = [*ids, end]
-        segment = np.append(segment, segment[-1] if len(segment) else 0)
-    return np.asarray(ids, dtype=np.int64), segment.astype(np.int64)
-
-
-def _tail(owner: TextOwner, prompt: EncodedPrompt, text: str) -> tuple[list[int], np.ndarray]:
-    """The response's ids, and where in its text each token ends.
-
-    Prompt and response are tokenised together, as the model has read them in pre-training; where that would change the
-    prompt's own tokens, the response is tokenised alone, as it is generated.
-    """
-    tokenizer = tokenizer_of(owner)
-    if not tokenizer.is_fast:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        lengths = [len(tokenizer.decode(ids[: k + 1], clean_up_tokenization_spaces=False)) for k in range(len(ids))]
-        return ids, np.array(lengths, dtype=np.int64)
-    whole = tokenizer(prompt.text + text, add_special_tokens=prompt.special, return_offsets_mapping=True)
-    ids, offsets, start = whole["input_ids"], whole["offset_mapping"], len(prompt.ids)
-    if ids[:start] == prompt.ids.tolist():
-        keep = len(_without_end(owner, prompt.text + text, prompt.special))
-        ends = [end - len(prompt.text) for _, end in offsets[start:keep]]
-        return ids[start:keep], np.array(ends, dtype=np.int64)
-    alone = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return alone["input_ids"], np.array([end for _, end in alone["offset_mapping"]], dtype=np.int64)
-
-
-def _pieces(text: str, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the rendered response its parts start, and their numbers; a turn that is not the model's has -1.
-
-    What the template writes between two parts belongs to the first of them.
-    """
-    parts = [
-        (part.value, message.role in (RAW, "assistant"))
-        for message in case.response
-        for part in message.parts
-        if part.type == "text"
-    ]
-    starts, place = [0], 0
-    for part, _ in parts[1:]:
-        place = text.find(part, place + 1)
-        if place < 0:
-            raise DataError(
-                f"a response part {part[:40]!r} that the chat template changed", "parts that stay as they are"
-            )
-        starts.append(place)
-    numbers = [number if scored else -1 for number, (_, scored) in enumerate(parts)]
-    return np.array(starts), np.array(numbers)
 
 
 def _fit(

@@ -91,6 +91,7 @@ class Layout:
         run_BT: number of its run within the row; padding has a run of its own.
         ancestor_BGG: whether run g (last axis) is on the path to a run, itself included.
         predictor_NU: flat index (row * T + column) of the token that predicts each response token.
+        own_NU: flat index of the response token itself.
         target_NU: the response token's index in its case.
         length_N: response tokens of each case.
         spans: the runs of each row, in its order.
@@ -102,6 +103,7 @@ class Layout:
     run_BT: np.ndarray
     ancestor_BGG: np.ndarray
     predictor_NU: np.ndarray
+    own_NU: np.ndarray
     target_NU: np.ndarray
     length_N: np.ndarray
     spans: tuple[tuple[Span, ...], ...]
@@ -183,14 +185,15 @@ def _fill(sizes: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 def _scored(
     flat: Sequence[np.ndarray], prompts: Sequence[int], lengths: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A token is scored by the state of the token before it on its own path; a first token has none and is left out."""
     starts = [max(1, prompt) for prompt in prompts]
     length_N = np.array([length - start for start, length in zip(starts, lengths, strict=True)])
     units = int(length_N.max())
     predictor = np.zeros((len(flat), units), dtype=np.int64)
-    target = np.zeros_like(predictor)
+    own, target = np.zeros_like(predictor), np.zeros_like(predictor)
     for n, (path, start, length) in enumerate(zip(flat, starts, length_N, strict=True)):
         predictor[n, :length] = path[start - 1 : start - 1 + length]
+        own[n, :length] = path[start : start + length]
         target[n, :length] = np.arange(start, start + length)
-    return predictor, target, length_N
+    return predictor, own, target, length_N

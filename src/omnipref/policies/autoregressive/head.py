@@ -151,12 +151,14 @@ class Head:
         linear: the output embeddings, with their adapters.
         factor: on the logits.
         cap: logits are cap tanh(logits / cap); None for no cap.
+        bias: added to the logits, `[1, V]`; None for none.
         owner: the module in the model, whose hooks gather weights that are in shards; None for `linear`.
     """
 
     linear: nn.Module
     factor: float = 1.0
     cap: float | None = None
+    bias: Tensor | None = None
     owner: nn.Module | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -166,6 +168,7 @@ class Head:
             hidden = hidden.to(weight.dtype)  # some models keep their states in float32
         logits = self.linear.forward(hidden)  # its hooks run once for all chunks, see `gathered`
         logits = logits * self.factor if self.factor != 1 else logits
+        logits = logits if self.bias is None else logits + self.bias
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
     def as_it_stands(self) -> Head:
@@ -210,5 +213,6 @@ def head_of(model: nn.Module) -> Head:
     config = model.config.get_text_config()  # type: ignore[union-attr,operator]
     factor = getattr(config, "logit_scale", None) or 1.0
     divisor = getattr(config, "logits_scaling", None) or 1.0
-    cap = getattr(config, "final_logit_softcapping", None)
-    return Head(model.get_output_embeddings(), factor / divisor, cap)  # type: ignore[operator]
+    width = config.hidden_size if getattr(config, "scale_decoder_outputs", False) else 1
+    cap, bias = getattr(config, "final_logit_softcapping", None), getattr(model, "final_logits_bias", None)
+    return Head(model.get_output_embeddings(), factor / divisor / width**0.5, cap, bias)  # type: ignore[operator]

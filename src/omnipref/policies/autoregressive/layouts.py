@@ -19,6 +19,7 @@ from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreferen
 from omnipref.policies.autoregressive.feature_cache import FeatureCache
 from omnipref.policies.autoregressive.flex import FLEX_ATTENTION, block_masks
 from omnipref.policies.autoregressive.forest import Layout, Tree, grow, lay_out, row_tokens_of
+from omnipref.policies.autoregressive.last_block import read_at
 from omnipref.policies.autoregressive.media import MODALITIES
 from omnipref.policies.autoregressive.tree_attention import TREE_ATTENTION, tree_masks
 
@@ -32,25 +33,38 @@ class CaseLayout(Protocol):
     """Lays cases out as rows of tokens and runs a backbone over them."""
 
     @property
-    def attention(self) -> Attention:
-        """How the model's attention departs from plain causal attention."""
-        ...
-
-    def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
-        """The token trees whose union covers all cases, in the order of cases."""
+    def apart(self) -> bool:
+        """Whether prompt and response are tokenised as two texts."""
         ...
 
     def tokens(self, preferences: Sequence[EncodedPreference]) -> int:
         """Tokens of all rows, padding included."""
         ...
 
+    def inputs(self, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
+        """All tensors of a batch: rows of tokens padded with `pad`, and the scored places."""
+        ...
+
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """Last hidden states of all tokens, `[B, T, D]`."""
+        ...
+
+
+class TreeLayout(Protocol):
+    """A layout of decoder-only models: cases as token trees."""
+
+    @property
+    def attention(self) -> Attention:
+        """How the model's attention departs from plain causal attention."""
         ...
 
     @property
     def row_tokens(self) -> int:
         """Fill rows up to this many tokens; 0 gives each tree a row."""
+        ...
+
+    def trees(self, preferences: Sequence[EncodedPreference]) -> list[Tree]:
+        """The token trees whose union covers all cases, in the order of cases."""
         ...
 
 
@@ -70,9 +84,18 @@ class Rows:
         """A tree of its own for each case."""
         return [grow([case.identity]) for preference in preferences for case in preference.cases]
 
+    @property
+    def apart(self) -> bool:
+        """False: the response continues the prompt."""
+        return False
+
     def tokens(self, preferences: Sequence[EncodedPreference]) -> int:
         """Tokens of all rows, padding included."""
         return row_tokens_of([tree.size for tree in self.trees(preferences)], self.row_tokens)
+
+    def inputs(self, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
+        """All tensors of a batch, see `batch_inputs`."""
+        return batch_inputs(self, preferences, pad)
 
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """The stock forward pass; an item that occurs in several rows is encoded for each."""
@@ -104,25 +127,38 @@ class Forest:
         """One tree per preference."""
         return [grow([self.attention.identity(case) for case in preference.cases]) for preference in preferences]
 
+    @property
+    def apart(self) -> bool:
+        """False: the response continues the prompt."""
+        return False
+
     def tokens(self, preferences: Sequence[EncodedPreference]) -> int:
         """Tokens of all rows, padding included."""
         return row_tokens_of([tree.size for tree in self.trees(preferences)], self.row_tokens)
 
+    def inputs(self, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
+        """All tensors of a batch, see `batch_inputs`."""
+        return batch_inputs(self, preferences, pad)
+
     def hidden(self, backbone: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """A forward pass with a tree attention mask and explicit positions."""
+        """A forward pass with a tree attention mask and explicit positions.
+
+        States are whole at the places of `read_M` alone, or everywhere where it is None, see `last_block.read_at`.
+        """
         position = inputs["position_RBT"]
         config = backbone.config.get_text_config()  # type: ignore[union-attr,operator]
         masks = MASKS.get(config._attn_implementation, forest_masks)
-        return backbone(
-            input_ids=inputs["ids_BT"],
-            attention_mask=masks(self.attention, config, inputs, next(backbone.parameters()).dtype),
-            position_ids=position[0] if len(position) == 1 else position,
-            use_cache=False,
-            **shared_media(backbone, inputs, self.features),
-        ).last_hidden_state
+        with read_at(backbone, inputs["read_M"]):
+            return backbone(
+                input_ids=inputs["ids_BT"],
+                attention_mask=masks(self.attention, config, inputs, next(backbone.parameters()).dtype),
+                position_ids=position[0] if len(position) == 1 else position,
+                use_cache=False,
+                **shared_media(backbone, inputs, self.features),
+            ).last_hidden_state
 
 
-def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
+def batch_inputs(layout: TreeLayout, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
     """All tensors of a batch: token rows, structure, scored places, media and where they stand."""
     cases = [case for preference in preferences for case in preference.cases]
     placed = lay_out(
@@ -152,8 +188,10 @@ def batch_inputs(layout: CaseLayout, preferences: Sequence[EncodedPreference], p
             [_gather(placed, [case.position[r] for case in cases], 0) for r in range(len(cases[0].position))]
         ),
         "predictor_NU": placed.predictor_NU,
+        "own_NU": placed.own_NU,
         "target_NU": target,
         "mask_NU": mask,
+        "read_M": np.unique(np.concatenate([placed.predictor_NU[mask], placed.own_NU[mask]])),
         "segment_NU": np.where(mask, [_row(line, row) for line, row in zip(segment, placed.target_NU, strict=True)], 0),
     }
     inputs: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

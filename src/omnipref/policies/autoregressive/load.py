@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
     AutoProcessor,
     AutoTokenizer,
 )
 
-from omnipref.errors import CapabilityError, ConfigError, OmniprefError
-from omnipref.policies.autoregressive.attention import LIMITS, Attention, attention_of, layer_types, reaches
-from omnipref.policies.autoregressive.backbone import accepts, backbone_of, language_model, positions_of
-from omnipref.policies.autoregressive.encode import EncodedCase, EncodedPreference, EncodedPrompt, encode
+from omnipref.errors import ConfigError
+from omnipref.policies.autoregressive.attention import Attention, attention_of
+from omnipref.policies.autoregressive.backbone import is_encoder_decoder, language_model, positions_of
+from omnipref.policies.autoregressive.encode import plain_positions
+from omnipref.policies.autoregressive.encoder_decoder import EncoderDecoder, start_of
 from omnipref.policies.autoregressive.flex import FLEX_ATTENTION, uncompiled, why_no_flex
-from omnipref.policies.autoregressive.head import head_of
 from omnipref.policies.autoregressive.implementation import set_text_attention, text_attention
-from omnipref.policies.autoregressive.layouts import ONE_ROW, CaseLayout, Forest, Rows, batch_inputs
+from omnipref.policies.autoregressive.layouts import ONE_ROW, CaseLayout, Forest, Rows
 from omnipref.policies.autoregressive.policy import AutoregressivePolicy
 from omnipref.policies.autoregressive.prompts import TextOwner
 from omnipref.policies.autoregressive.tree_attention import TREE_ATTENTION
-from omnipref.policies.cases import align
-from omnipref.policies.policy import Batch
-from omnipref.policies.reference import evaluating
-from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair
+from omnipref.policies.autoregressive.trials import check_head, text_config, why_no_forest
 
 ONE_ROW_FROM = {"sdpa", TREE_ATTENTION, FLEX_ATTENTION}
 """Implementations that may be replaced by one that puts a batch into one row; `eager` and others stay as asked for."""
@@ -55,18 +53,23 @@ def load_model(name_or_path: str, **options: Any) -> nn.Module:
     try:
         config = AutoConfig.from_pretrained(name_or_path, **trust)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"no model at {name_or_path!r}: {error}") from error
-    for loader in (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForCausalLM):
-        if type(config) in loader._model_mapping:
-            return loader.from_pretrained(name_or_path, **options)
-    return AutoModelForCausalLM.from_pretrained(name_or_path, **options)
+        if (Path(name_or_path) / "model_index.json").exists():
+            raise ConfigError(f"{name_or_path} is a pipeline; expected a model that answers in text") from error
+        here = "" if Path(name_or_path).exists() else "no such folder here; as a name on the hub: "
+        raise ConfigError(f"no model at {name_or_path!r}: {here}{' '.join(str(error).split())}") from error
+    loaders = (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM, AutoModelForCausalLM)
+    loader = next((each for each in loaders if type(config) in each._model_mapping), AutoModelForCausalLM)
+    try:
+        return loader.from_pretrained(name_or_path, **options)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise ConfigError(f"the model at {name_or_path!r} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def load_owner(name_or_path: str, **options: Any) -> TextOwner:
     """Load the processor, or the tokenizer of a model that has no processor.
 
     Raises:
-        ConfigError: the processor needs a package that is not installed.
+        ConfigError: the processor needs a package that is not installed, or there is no tokenizer.
     """
     try:
         return AutoProcessor.from_pretrained(name_or_path, **options)
@@ -77,7 +80,12 @@ def load_owner(name_or_path: str, **options: Any) -> TextOwner:
             f"the processor of {name_or_path} needs a package that is missing ({lines[0]}); {cure}"
         ) from error
     except (OSError, ValueError):
+        pass
+    try:
         return AutoTokenizer.from_pretrained(name_or_path, **options)
+    except (OSError, ValueError) as error:
+        cure = "put the files of its tokenizer (`tokenizer.json`, `tokenizer_config.json`) beside the weights"
+        raise ConfigError(f"{name_or_path} has no tokenizer that can be read; {cure}") from error
 
 
 def build_policy(
@@ -98,14 +106,23 @@ def build_policy(
         truncate: see `AutoregressivePolicy`.
         max_tokens: see `AutoregressivePolicy`.
     """
-    _check_decoder(model)
-    _check_head(model)
+    limit = max_length or getattr(text_config(model), "max_position_embeddings", None)
+    if is_encoder_decoder(model):
+        return _encoder_decoder(model, owner, limit, truncate, max_tokens)
+    check_head(model)
     attention = attention_of(language_model(model))
     chosen: CaseLayout = LAYOUTS[layout](attention=attention)
     if isinstance(chosen, Forest):
         chosen = _forest(model, attention, max_length, owner)
-    limit = max_length or getattr(_text_config(model), "max_position_embeddings", None)
     return AutoregressivePolicy(owner, chosen, positions_of(model), limit, truncate, max_tokens)
+
+
+def _encoder_decoder(model: nn.Module, owner: TextOwner, *limits: Any) -> AutoregressivePolicy:
+    """Responses decoded one row per case, whatever layout is asked for; a prompt is read once for all of its cases."""
+    inner = language_model(model)
+    logger.warning("scoring one row per case: %s is an encoder-decoder; each prompt is read once", type(inner).__name__)
+    check_head(model)
+    return AutoregressivePolicy(owner, EncoderDecoder(start_of(inner)), plain_positions, *limits)
 
 
 def _forest(model: nn.Module, attention: Attention, max_length: int | None, owner: TextOwner) -> CaseLayout:
@@ -134,134 +151,3 @@ def one_row_attentions(model: nn.Module) -> tuple[str, ...]:
     if reason and text_attention(model) == FLEX_ATTENTION:
         logger.warning("scoring without flex_attention: %s", reason)
     return (TREE_ATTENTION,) if reason else (FLEX_ATTENTION, TREE_ATTENTION)
-
-
-def _check_decoder(model: nn.Module) -> None:
-    inner = language_model(model)
-    if inner.config.is_encoder_decoder:  # type: ignore[union-attr]
-        raise CapabilityError(f"{type(inner).__name__} is an encoder-decoder; decoder-only models can be aligned")
-
-
-def _text_config(model: nn.Module) -> Any:
-    return language_model(model).config.get_text_config()  # type: ignore[union-attr,operator]
-
-
-def why_no_forest(model: nn.Module, max_length: int | None = None, owner: TextOwner | None = None) -> str | None:
-    """Why a model cannot score token forests, or None: what it lacks, or a difference on a small trial.
-
-    Args:
-        model: as loaded.
-        max_length: longest case in tokens, None for no limit.
-        owner: its processor; with it, pictures are tried too.
-
-    Raises:
-        CapabilityError: the model is an encoder-decoder, which no layout scores.
-    """
-    inner, backbone = language_model(model), backbone_of(model)
-    _check_decoder(model)
-    strange = sorted(set(layer_types(_text_config(model))) - {"full_attention", *LIMITS})
-    if getattr(inner, "_is_stateful", False) or strange:
-        kinds = f" (layers: {', '.join(strange)})" if strange else ""
-        return f"{type(inner).__name__} is recurrent: its state cannot branch{kinds}"
-    for name in ("attention_mask", "position_ids"):
-        if not accepts(backbone.forward, name):
-            return f"{type(backbone).__name__} takes no {name}"
-    if accepts(backbone.forward, "cross_attention_mask"):
-        return f"{type(backbone).__name__} looks at pictures through cross-attention, whose masks cannot branch"
-    return _difference(model, _small_pair(model)) or _short_window(model, max_length) or _pictures(model, owner)
-
-
-def _short_window(model: nn.Module, max_length: int | None) -> str | None:
-    """Try with the reach of windows and chunks narrowed, so that a short trial goes beyond it."""
-    config = _text_config(model)
-    found = {LIMITS[kind]: reach for kind, reach in reaches(config).items() if reach}
-    shortest = min(found.values(), default=None)
-    if shortest is None or (max_length is not None and max_length <= shortest):
-        return None
-    try:
-        for name in found:
-            setattr(config, name, 3)
-        reason = _difference(model, _small_pair(model))
-    finally:
-        for name, reach in found.items():
-            setattr(config, name, reach)
-    cure = f"its sliding window of {shortest} tokens is shorter than the longest case; set --max-length {shortest}"
-    return f"{cure} ({reason})" if reason else None
-
-
-def _pictures(model: nn.Module, owner: TextOwner | None) -> str | None:
-    """Try one answer to one question about two pictures, where the processor takes pictures."""
-    if getattr(owner, "image_token", None) is None or not hasattr(backbone_of(model), "get_image_features"):
-        return None
-    noise = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3), dtype=np.uint8)
-    contexts = [(Message("raw", (Part("image", Image.fromarray(each)), Part("text", "what? "))),) for each in noise]
-    answer = (Message.of("raw", "this"),)
-    cases = {role: Case(context, answer) for role, context in zip(("chosen", "rejected"), contexts, strict=True)}
-    try:
-        encoded = encode(owner, Preference(cases, (Comparison(*cases),)), positions_of(model))  # type: ignore[arg-type]
-    except (OmniprefError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        logger.info("no trial with pictures: %s", error)
-        return None
-    return _difference(model, encoded)
-
-
-@torch.no_grad()
-def _difference(model: nn.Module, encoded: EncodedPreference) -> str | None:
-    """Score one small preference both ways; None where both agree."""
-    found = []
-    device, attention = next(model.parameters()).device, attention_of(language_model(model))
-    with evaluating(model):
-        for layout in (Rows(attention=attention), Forest(attention=attention)):
-            policy = AutoregressivePolicy(owner=None, layout=layout)  # type: ignore[arg-type]
-            batch = Batch(align([encoded.preference]), batch_inputs(layout, [encoded], 0)).to(device)
-            try:
-                found.append(policy.score(model, batch).logp)
-            except (AttributeError, CapabilityError, TypeError, ValueError, RuntimeError) as error:
-                return f"{type(error).__name__} on a trial of {type(layout).__name__}: {error}"
-    difference = float((found[0] - found[1]).abs().max())
-    same = difference <= _tolerance(model)
-    return None if same else f"a trial differed from separate rows by {difference:.3g} nats"
-
-
-def _tolerance(model: nn.Module) -> float:
-    """Nats by which two ways to compute a log-probability may differ: wrong masks and heads differ by far more."""
-    return max(0.05, 32 * torch.finfo(next(model.parameters()).dtype).eps)
-
-
-@torch.no_grad()
-def _check_head(model: nn.Module) -> None:
-    """Compare the model's own logits with those of its head on its last hidden states.
-
-    Raises:
-        CapabilityError: they differ, so that scores would be wrong.
-    """
-    inner = language_model(model)
-    ids = torch.from_numpy(_small_pair(model).cases[0].ids)[None].to(next(model.parameters()).device)
-    with evaluating(model):
-        states = getattr(backbone_of(model)(input_ids=ids, use_cache=False), "last_hidden_state", None)
-        own = inner(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-    if not isinstance(states, torch.Tensor):
-        raise CapabilityError(f"{type(inner).__name__} does not part into a body and a head, so it cannot be scored")
-    ours = head_of(inner)(states[0]).log_softmax(-1)
-    difference = float((own - ours).abs().max())
-    if not difference <= _tolerance(model):
-        raise CapabilityError(
-            f"{type(inner).__name__} does something to its logits that its configuration does not tell "
-            f"(difference {difference:.3g} nats), so its answers cannot be scored"
-        )
-
-
-def _small_pair(model: nn.Module) -> EncodedPreference:
-    """Two answers to one prompt of arbitrary text tokens; ids of media placeholders would ask for media."""
-    vocabulary = backbone_of(model).get_input_embeddings().weight.shape[0]  # type: ignore[operator,union-attr]
-    config = language_model(model).config
-    special = {value for name, value in vars(config).items() if name.endswith(("token_id", "token_index"))}
-    draw = np.array([t for t in np.random.default_rng(0).integers(0, vocabulary, 40) if int(t) not in special])
-    zeros = np.zeros(8, dtype=np.int64)
-    prompt = EncodedPrompt(draw[:4], draw[:4].copy(), zeros[:4], ())
-    positions = positions_of(model)
-    cases = []
-    for response in (draw[4:7], draw[7:10]):
-        ids = np.concatenate([prompt.ids, response])
-        cases.append(EncodedCase(prompt, response, zeros[: len(response)], positions(ids, zeros[: len(ids)], ())))
-    return EncodedPreference(pair("", "-", "-"), tuple(cases))

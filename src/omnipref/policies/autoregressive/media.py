@@ -163,6 +163,11 @@ def _processed(
     given = {MODALITIES[kind].argument: [media] if kind == "image" else media, **options}
     found = processor(text=[mark * len(media)], **given, return_text_replacement_offsets=True, return_tensors="np")
     features = {name: torch.as_tensor(value) for name, value in found.items() if name not in TEXT_INPUTS}
+    if "text_replacement_offsets" not in found:
+        raise CapabilityError(
+            f"{type(processor).__name__} does not tell which tokens stand for one {kind}, as models that look at media "
+            "through cross-attention have none. To mend: use a model that reads media among its tokens, or text alone"
+        )
     return features, found["text_replacement_offsets"][0][0]["replacement"]
 
 

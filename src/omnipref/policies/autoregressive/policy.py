@@ -14,9 +14,17 @@ from omnipref.errors import DataError
 from omnipref.policies.autoregressive.backbone import backbone_of, call_inside, language_model
 from omnipref.policies.autoregressive.encode import EncodedPreference, Positions, encode, plain_positions
 from omnipref.policies.autoregressive.head import CHUNK_ELEMENTS, States, gathered, head_of, token_scores
-from omnipref.policies.autoregressive.layouts import CaseLayout, Forest, batch_inputs
+from omnipref.policies.autoregressive.layouts import CaseLayout, Forest
+from omnipref.policies.autoregressive.places import Places
 from omnipref.policies.autoregressive.prompts import TextOwner, token_id
 from omnipref.policies.autoregressive.routers import balance, router_logits
+from omnipref.policies.autoregressive.state_extras import (
+    POLICY_STATES,
+    REFERENCE_STATES,
+    check_given,
+    of_logits,
+    watched,
+)
 from omnipref.policies.cases import align
 from omnipref.policies.policy import Batch, Reference
 from omnipref.preferences import Preference
@@ -29,7 +37,7 @@ class AutoregressivePolicy:
 
     Args:
         owner: tokenizer, or the processor that holds one.
-        layout: `Forest()` (shared prefixes) or `Rows()` (one row per case).
+        layout: `Forest()` (shared prefixes), `Rows()` (one row per case) or `EncoderDecoder(start)`.
         positions: how the model numbers positions; `positions_of(model)`.
         max_length: longest case in tokens, media included; None for no limit.
         truncate: cut responses that exceed a limit rather than refuse the record; prompts and media are never cut.
@@ -64,7 +72,7 @@ class AutoregressivePolicy:
         Raises:
             DataError: also where its cases together take more than `max_tokens`, and may not or cannot be cut.
         """
-        encoded = encode(self.owner, preference, self.positions, self.max_length, self.truncate)
+        encoded = encode(self.owner, preference, self.positions, self.max_length, self.truncate, self.layout.apart)
         if self.max_tokens is None or (tokens := self.tokens([encoded])) <= self.max_tokens:
             return encoded
         longest = max(len(case.response) for case in encoded.cases)
@@ -92,7 +100,7 @@ class AutoregressivePolicy:
         """Lay encoded preferences out as one batch."""
         pad = next((i for name in ("pad", "eos") if (i := token_id(self.owner, name)) is not None), 0)
         cases = align([item.preference for item in encoded])
-        return Batch(cases, batch_inputs(self.layout, encoded, pad))
+        return Batch(cases, self.layout.inputs(encoded, pad))
 
     def score(
         self,
@@ -113,37 +121,35 @@ class AutoregressivePolicy:
                 another vocabulary.
         """
         del seed
+        check_given(extras, reference is not None)
         places = Places.of(batch.inputs)
-        beside = None
+        beside = Beside()
         if reference is not None:
             with torch.no_grad(), reference(model) as frozen:
-                beside = call_inside(
-                    frozen, lambda: self._beside(frozen, batch.inputs, places, reads_reference(extras))
-                )
+                beside = call_inside(frozen, lambda: self._beside(frozen, batch.inputs, places, extras))
         return call_inside(model, lambda: self._score(model, batch, places, extras, beside))
 
-    def _score(
-        self, model: nn.Module, batch: Batch, places: Places, extras: frozenset[str], beside: Tensor | States | None
-    ) -> Scores:
+    def _score(self, model: nn.Module, batch: Batch, places: Places, extras: frozenset[str], beside: Beside) -> Scores:
         with router_logits(language_model(model)) as routed:
-            states = self._states(model, batch.inputs, places)
-        reference = beside if isinstance(beside, States) else None
-        found = self._from_head(states, places, extras, reference)
-        if isinstance(beside, Tensor):
-            found["ref_logp"] = beside
+            hidden_TD = self._hidden(model, batch.inputs)
+        found = self._from_head(_states(model, hidden_TD, places), places, of_logits(extras), beside.states)
+        if beside.logp_M is not None:
+            found["ref_logp"] = beside.logp_M
         spread = {name: places.spread(value) for name, value in found.items()}
+        spread |= beside.extras
+        spread |= {name: read(hidden_TD, places) for name, read in POLICY_STATES.items() if name in extras}
         auxiliary = balance(language_model(model), routed, batch.inputs["count_BT"])
         logp, ref_logp, segment = spread.pop("logp"), spread.pop("ref_logp", None), batch.inputs["segment_NU"]
         return Scores(logp, places.mask_NU, batch.cases, ref_logp, segment, spread, auxiliary)
 
-    def _beside(
-        self, model: nn.Module, inputs: Mapping[str, Any], places: Places, distribution: bool
-    ) -> Tensor | States:
-        """The reference's log-probabilities, `[M]`, or what gives its distributions after its weights are at rest."""
-        states = self._states(model, inputs, places)
-        if distribution:
-            return replace(states, head=head_of(language_model(model)).as_it_stands())
-        return self._from_head(states, places)["logp"]
+    def _beside(self, model: nn.Module, inputs: Mapping[str, Any], places: Places, extras: frozenset[str]) -> Beside:
+        whole = {**inputs, "read_M": None} if extras & REFERENCE_STATES.keys() else inputs
+        with watched(model, places, extras) as seen:
+            states = _states(model, self._hidden(model, whole), places)
+        if reads_reference(of_logits(extras)):
+            states = replace(states, head=head_of(language_model(model)).as_it_stands())
+            return Beside(states=states, extras=seen())
+        return Beside(self._from_head(states, places)["logp"], extras=seen())
 
     def _from_head(
         self, policy: States, places: Places, extras: frozenset[str] = frozenset(), reference: States | None = None
@@ -154,36 +160,24 @@ class AutoregressivePolicy:
 
         return gathered([side for side in (policy, reference) if side is not None], scores)
 
-    def _states(self, model: nn.Module, inputs: Mapping[str, Any], places: Places) -> States:
-        hidden = self.layout.hidden(backbone_of(model), inputs).flatten(0, 1)
-        return States(head_of(language_model(model)), hidden[places.state_M])
+    def _hidden(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+        return self.layout.hidden(backbone_of(model), inputs).flatten(0, 1)
 
 
 @dataclass(frozen=True)
-class Places:
-    """The scored places of a batch; those that cases share, as they share a response's beginning, stand once.
+class Beside:
+    """What the reference gives to be compared with.
 
     Args:
-        mask_NU: units that count.
-        state_M: index of the state that predicts, over all tokens of the batch.
-        target_M: the token that it predicts.
-        which_L: place of each unit that counts, in the mask's order.
+        logp_M: its log-probabilities at the scored places, where these are enough.
+        states: what gives its distributions after its weights are at rest, where an extra compares them.
+        extras: made of its inner states, `[N, U, ...]` by name.
     """
 
-    mask_NU: Tensor
-    state_M: Tensor
-    target_M: Tensor
-    which_L: Tensor
+    logp_M: Tensor | None = None
+    states: States | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, inputs: Mapping[str, Any]) -> Places:
-        """The distinct pairs of state and target."""
-        mask = inputs["mask_NU"] & (inputs["segment_NU"] >= 0)
-        pairs = (inputs["predictor_NU"][mask] << 32) + inputs["target_NU"][mask]
-        distinct, which = pairs.unique(return_inverse=True)
-        return cls(mask, distinct >> 32, distinct & (2**32 - 1), which)
 
-    def spread(self, value_M: Tensor) -> Tensor:
-        """Values of places at their units, `[M, ...]` to `[N, U, ...]`, 0 elsewhere."""
-        found = value_M.new_zeros(*self.mask_NU.shape, *value_M.shape[1:])
-        return found.index_put((self.mask_NU,), value_M[self.which_L])
+def _states(model: nn.Module, hidden_TD: Tensor, places: Places) -> States:
+    return States(head_of(language_model(model)), hidden_TD[places.state_M])

@@ -84,7 +84,7 @@ class Store:
             self._leave(error)
         except (OSError, sqlite3.Error) as error:
             self._writes = False
-            self._say(f"the cache {self.path} cannot be written ({error}): it is read, but nothing more is kept", error)
+            self._say("written", "it is read, but nothing more is kept", error)
 
     def _read(self, action: Callable[[sqlite3.Connection], Result], otherwise: Result) -> Result:
         if not self._reads or not self.path.exists():
@@ -97,7 +97,7 @@ class Store:
 
     def _leave(self, error: Exception) -> None:
         self._reads = self._writes = False
-        self._say(f"the cache {self.path} cannot be read ({error}): this run goes on without it", error)
+        self._say("read", "this run goes on without it", error)
 
     def _attempt(self, action: Callable[[sqlite3.Connection], Result]) -> Result:
         """Run an action on the file; if the file is damaged, set it aside and run the action on a new one."""
@@ -126,11 +126,12 @@ class Store:
         os.replace(self.path, aside)
         logger.warning("the cache %s is damaged (%s): set aside as %s and begun anew", self.path, error, aside)
 
-    def _say(self, problem: str, error: Exception) -> None:
-        message = f"{problem}. To mend: make room or give permission, or name another --cache-dir"
+    def _say(self, done: str, instead: str, error: Exception) -> None:
+        problem = f"the cache {self.path} cannot be {done} ({error})"
+        cure = "make room or give permission, or name another --cache-dir"
         if self.strict:
-            raise ConfigError(message) from error
-        logger.warning("%s", message)
+            raise ConfigError(f"{problem}. To mend: {cure}") from error
+        logger.warning("%s: %s. To mend: %s", problem, instead, cure)
 
 
 def _inode(path: Path) -> int:

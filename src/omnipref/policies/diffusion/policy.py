@@ -144,8 +144,8 @@ class DiffusionPolicy:
         if extras:
             found = ", ".join(f"`{name}`" for name in sorted(extras))
             raise CapabilityError(
-                f"the objective reads {found}, which need a distribution over a vocabulary; a denoiser predicts noise. "
-                "To mend: use an objective of log-likelihoods alone"
+                f"the objective reads {found}, which need tokens with states and a distribution over a vocabulary; a "
+                "denoiser predicts noise. To mend: use an objective of log-likelihoods alone"
             )
         if reference is not None:
             with torch.no_grad(), reference(model) as frozen:
