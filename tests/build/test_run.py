@@ -20,6 +20,7 @@ class Settings:
     output: str
     builders: list[str]
     model_name_or_path: str | None = None
+    trust_remote_code: bool = False
     dataset_split: str = "train"
     dataset_format: str | None = None
     limit: int | None = None
@@ -57,6 +58,23 @@ def test_every_public_builder_is_found_by_name():
 def test_texts_that_name_no_builder_are_refused(text: str, message: str):
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         builder_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("own_samples(n='x')", "found n='x' in `own_samples`; expected a whole number"),
+        ("own_samples(n=2.5)", "expected a whole number"),
+        ("own_samples(n=True)", "expected a whole number"),
+        ("occlude(share='x')", "found share='x' in `occlude`; expected a number"),
+        ("best_vs_worst(reward='count')", "expected a reward such as -count('cat')"),
+        ("flip(builder=3)", "unsupported operand"),
+    ],
+)
+def test_values_of_another_type_are_refused_before_a_model_is_loaded(text: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        builder_of(text, {"sampler": object, "seed": lambda: 0})
+    assert message in str(caught.value)
 
 
 def test_expressions_nest_and_chain():

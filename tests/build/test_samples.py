@@ -7,10 +7,10 @@ import math
 import pytest
 from factories import llama
 
-from omnipref.build import best_vs_worst, from_samples, judge, pairs, sample
+from omnipref.build import best_vs_worst, from_samples, group, judge, pairs, sample
 from omnipref.policies.prompt_files import prompt_only
 from omnipref.policies.sampling import LocalSampler
-from omnipref.preferences import RAW, Message, pair, ranked
+from omnipref.preferences import RAW, Message, pair, ranked, read, write_jsonl
 from omnipref.rewards import count, length, rule
 
 TEXTS = ["a", "a fork", "a fork a fork", "a fork", "", "a plate"]
@@ -63,6 +63,25 @@ def test_ranked_keeps_the_list_best_first():
     assert [case.text for case in built.cases.values()] == ["a", "a plate", "a fork", "a fork a fork"]
     assert built.ranks() == {"response_0": 0, "response_1": 0, "response_2": 1, "response_3": 2}
     assert [built.columns[f"score/response_{k}"] for k in range(4)] == [0.0, 0.0, -1.0, -2.0]
+
+
+def test_a_group_keeps_equal_samples_in_files_too(tmp_path):
+    built = group(sampler, -count("fork"), 6)(prompts(2)).preferences
+    texts = ["a", "a plate", "a fork", "a fork", "a fork a fork"]
+    assert [case.text for case in built[0].cases.values()] == texts
+    assert [built[0].columns[f"score/response_{k}"] for k in range(5)] == [0, 0, -1, -1, -2]
+    write_jsonl(built, tmp_path / "groups.jsonl")
+    again = list(read(tmp_path / "groups.jsonl"))
+    assert [case.text for case in again[1].cases.values()] == texts and again[1].columns == built[1].columns
+
+
+def test_a_group_of_one_or_of_equal_scores_is_dropped_with_its_reason():
+    one = group(lambda contexts, *, n=1: [["a", ""] for _ in contexts], count("fork"), 2)(prompts())
+    assert not one.preferences and "1 of 2 responses with a score" in str(one.dropped[0])
+    even = rule(lambda case: 3.0)
+    assert len(group(sampler, even, 6)(prompts()).preferences) == 1
+    dropped = group(sampler, even, 6, differing=True)(prompts())
+    assert not dropped.preferences and "5 responses of score 3" in str(dropped.dropped[0])
 
 
 def test_nine_untied_give_thirty_six_pairs():

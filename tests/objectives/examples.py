@@ -41,12 +41,13 @@ def card_scores(dtype: torch.dtype = torch.float64) -> Scores:
 
 
 def card_extras(scores: Scores) -> dict[str, Tensor]:
-    """Divergences of 0.4 and 0.9 in all, an entropy of 0.3 log 32000, weights of 1, and no step of β."""
+    """Divergences of 0.4 and 0.9 in all, an entropy of 0.3 log 32000, weights and masks of 1, and no step of β."""
     length_N1 = scores.mask.sum(1, keepdim=True)
     drift = scores.mask * torch.tensor([[0.4], [0.9]], dtype=torch.float64) / length_N1
     entropy = 0.3 * math.log(32_000) * scores.mask
     tilted = {name: scores.logp for name in ("tilted@0.01", "tilted@-0.01")}
-    return {"kl_ref_policy": drift, "ref_entropy": entropy, "square_sum": scores.logp.exp() * scores.mask, **tilted}
+    even = {"ref_activation": scores.mask.double(), "square_sum": scores.logp.exp() * scores.mask}
+    return {"kl_ref_policy": drift, "ref_entropy": entropy, **even, **tilted}
 
 
 def ratio_scores(chosen: Sequence[float], rejected: Sequence[float]) -> Scores:
@@ -118,10 +119,11 @@ def scored(preferences: Sequence[Preference], seed: int = 0, units: int = 5) -> 
 def _extras(logp: Tensor, mask: Tensor, seed: int) -> dict[str, Tensor]:
     """Random values in the range of every extra that a default objective reads."""
     random = torch.Generator().manual_seed(1000 + seed)
-    below_one = {name: torch.rand(logp.shape, generator=random, dtype=torch.float64) for name in "abcde"}
+    below_one = {name: torch.rand(logp.shape, generator=random, dtype=torch.float64) for name in "abcdef"}
     extras = {
         "kl_ref_policy": 0.5 * below_one["a"],
         "ref_entropy": 0.5 + 2 * below_one["b"],
+        "ref_activation": below_one["f"],
         "square_sum": 0.1 + 0.8 * below_one["c"],
         "tilted@0.01": logp + 0.1 * (below_one["d"] - 0.5),
         "tilted@-0.01": logp + 0.1 * (below_one["e"] - 0.5),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from objectives.examples import complete, pairs, scored
 
-from omnipref.objectives import Objective, choice, dpo, orpo, rationale, sft, soft_spo
+from omnipref.objectives import Objective, choice, dpo, log_odds, orpo, rationale, sft, soft_spo
 from omnipref.scores import Cases, Scores
 
 PAIRS = scored(complete(pairs(6)), seed=7)
@@ -46,6 +46,8 @@ def test_the_authors_orpo_is_a_sum():
     """Card rationales: means -.8, -1 and -1.5, beta .1, gamma 1."""
     scores = with_reason(0.0, 0.0, -1.5)
     scores.logp[:2, 0] = torch.tensor([-0.8, -1.0])
+    odds = log_odds(scores.logp[:2, 0])
+    assert (odds[0] - odds[1]).item() == pytest.approx(0.337943, abs=5.1e-7)
     assert orpo(beta=0.1)(scores).loss_P.item() == pytest.approx(0.853838, abs=1e-6)
     total = orpo(beta=0.1) + rationale(gamma=1.0, reduce="mean")
     assert total(scores).loss_P.item() == pytest.approx(2.353838, abs=1e-6)

@@ -70,6 +70,8 @@ def mean_is_differentiated(objective: Objective, scores: Scores = PAIRS) -> bool
 FIXTURE = [
     (aot(beta=0.1), 0.598139),  # DPO
     (aot_unpaired(beta=0.1), 0.598139),  # DPO
+    (aot(beta=0.1, label_smoothing=0.1), 0.618139),  # DPO with as much smoothing
+    (aot_unpaired(beta=0.1, label_smoothing=0.1), 0.618139),  # the same
     (beta_dpo(beta=0.1), 0.598139),  # DPO: the one pair is kept, and is the mean
     (dr_dpo(beta=0.1), 0.598139),  # DPO
     (alpha_dpo(beta=2.0, gamma_over_beta=0.5), 1.501929),  # SimPO(beta 2, gamma 1)
@@ -138,8 +140,11 @@ def test_aot_unpaired_does_not_mind_who_belongs_to_whom():
     torch.testing.assert_close(slope(aot_unpaired(), moved), slope(aot_unpaired(), PAIRS))
 
 
+SMOOTHED = [make(beta=0.3, label_smoothing=0.2) for make in (aot, aot_unpaired)]
+
+
 @pytest.mark.parametrize(
-    "objective", [aot(beta=0.3), aot_unpaired(beta=0.3), dr_dpo(beta=0.3, temperature=0.5)], ids=str
+    "objective", [aot(beta=0.3), aot_unpaired(beta=0.3), dr_dpo(beta=0.3, temperature=0.5), *SMOOTHED], ids=str
 )
 def test_gradient_of_the_mean(objective: Objective):
     assert mean_is_differentiated(objective)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from objectives.examples import card_scores, pairs, ratio_scores, scored
 
-from omnipref.objectives import Objective, dpo, flex_dpo, sft
+from omnipref.objectives import Objective, dpo, flex_dpo, sft, soft_spo
 from omnipref.scores import pair_scores
 
 PAIRS = scored(pairs(6), seed=7)
@@ -59,3 +59,12 @@ def test_in_probabilities_the_rejected_response_is_pushed_harder(beta: float):
     reference = torch.tensor([[0.3, 0.1], [0.1, 0.2]], dtype=torch.float64).log()
     (slope,) = torch.autograd.grad(dpo(beta=beta)(pair_scores(*chance.log(), *reference)).loss_P.sum(), chance)
     torch.testing.assert_close(slope[1] / slope[0], -chance[0] / chance[1])
+
+
+def test_a_reward_model_pushes_both_responses_alike():
+    """Card 3d-properties, property 5: slopes of Bradley and Terry's loss on scores sum to 0 and never exceed 1."""
+    score = torch.tensor([[2.0, -30.0, 0.3], [1.5, 40.0, 0.3]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(soft_spo(alpha=1.0)(pair_scores(*score)).loss_P.sum(), score)
+    torch.testing.assert_close(slope[0], -torch.sigmoid(score[1] - score[0]))
+    torch.testing.assert_close(slope.sum(0), torch.zeros(3, dtype=torch.float64))
+    assert slope.abs().max() <= 1

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from omnipref.objectives import (
     Objective,
+    alphapo,
     anchor,
     bco,
     chi_po,
     constructors,
+    cpo,
     dpo,
     f_dpo,
     gpo,
@@ -26,6 +28,7 @@ from omnipref.objectives import (
     plackett_luce,
     reward_distillation,
     sft,
+    simpo,
 )
 from omnipref.preferences import Preference
 from omnipref.scores import Scores
@@ -38,6 +41,8 @@ VARIANTS = [
     anchor("rejected", shift=0.3),
     sft("rejected"),
     gpo(link="square"),
+    *[make(label_smoothing=0.2) for make in (alphapo, cpo, simpo)],
+    ipo(reference=False),
     gpo(link="exponential"),
     gpo(link="truncated_square"),
     gpo(link="savage"),
@@ -70,6 +75,8 @@ STOPPED = {
     "dr_dpo": "weights, whose gradient is spread over the batch",
     "aot_unpaired": "the other list, whose gradient is in other preferences",
     "wpo": "the weight",
+    "dft": "the weights",
+    "grpo": "the policy that drew the samples",
     "nash_md": "the log-ratios",
     "sampled_kl": "the log-ratios",
 }
@@ -148,6 +155,7 @@ NOT_MONOTONE = {
     "slic": "silent on pairs that are far enough apart",
     "rrhf": "silent on pairs in the right order",
     "beta_dpo": "silent on pairs that are left out",
+    "grpo": "samples, whose order is their scores",
     "nash_md": "one case, whichever way it was judged",
     "optimism": "one case, to forget",
     "sampled_kl": "samples, whose order is their log-ratios",
@@ -169,7 +177,7 @@ def test_likelier_chosen_and_unlikelier_rejected_lower_the_loss(objective: Objec
     slope = gradient(objective, scores)
     chosen, rejected = (scores.cases.rows[role] for role in ("chosen", "rejected"))
     assert (slope[chosen][scores.mask[chosen]] < 0).all()
-    one_sided = {term.name for term in objective.terms} <= {"sft", "f_sft", "anchor"}
+    one_sided = {term.name for term in objective.terms} <= {"sft", "dft", "f_sft", "anchor"}
     if not one_sided:
         assert (slope[rejected][scores.mask[rejected]] > 0).all()
 

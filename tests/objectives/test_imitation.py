@@ -9,7 +9,7 @@ import torch
 from objectives.examples import pairs, scored
 from objectives.test_gradients import gradient
 
-from omnipref.objectives import IMITATION, f_sft, reinforce, rwr, sft
+from omnipref.objectives import IMITATION, dft, f_sft, reinforce, rwr, sft
 from omnipref.scores import Scores, pair_scores
 
 
@@ -58,6 +58,17 @@ def test_chi_square_stops_at_two():
 def test_demonstrations_that_became_unlikely_weigh_no_more_than_they_may(divergence: str):
     slope = gradient(f_sft(divergence=divergence), shifted(scored(pairs(3)), -30.0))
     assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("reduce", ["mean", "total"])
+def test_dynamic_fine_tuning_raises_probabilities_not_their_logarithms(reduce: str):
+    scores = scored(pairs(3))
+    rows, logp = scores.cases.rows["chosen"], scores.logp.clone().requires_grad_()
+    value_N = (logp.exp() * scores.mask)[rows].sum(1)
+    value_N = value_N / scores.mask[rows].sum(1) if reduce == "mean" else value_N
+    torch.testing.assert_close(gradient(dft(reduce=reduce), scores), torch.autograd.grad(-value_N.sum(), logp)[0])
+    certain = replace(scores, logp=scores.logp * 1e-9)
+    torch.testing.assert_close(gradient(dft(), certain), gradient(sft(), certain))
 
 
 def test_equal_scores_teach_nothing_but_without_negatives_equal_ones_do_neither():

@@ -29,7 +29,7 @@ def example(mask: Tensor = MASK, divergence_mask: Tensor = MASK) -> Scores:
 
 
 def learned(**settings: object):
-    return sparse_po(**{"beta": 0.8, "mask": "mask", "rescale": False, **settings})  # type: ignore[arg-type]
+    return sparse_po(**{"beta": 0.8, "mask": "mask", **settings})  # type: ignore[arg-type]
 
 
 def test_worked_example():
@@ -37,6 +37,8 @@ def test_worked_example():
     assert outcome.loss_P.item() == pytest.approx(0.444908, **DIGITS)
     assert outcome.reward_N is not None
     assert (outcome.reward_N[0] - outcome.reward_N[1]).item() == pytest.approx(0.5792)
+    told = {name.removeprefix("sparse_po/"): value.item() for name, value in outcome.metrics.items()}
+    assert told["mask"] == pytest.approx(3.5 / 6) and told["masked"] == pytest.approx(1 / 3)
     with_norm = learned(sparsity=0.001, divergence_sparsity=0.001)(example()).loss_P
     assert with_norm.item() == pytest.approx(0.451908, **DIGITS)
     torch.testing.assert_close(learned(sparsity=0.002)(example()).loss_P, with_norm)
@@ -103,10 +105,16 @@ def test_stretched_masks_lie_between_0_and_1_and_carry_no_gradient():
 
 def test_the_default_reads_what_language_models_give():
     objective = sparse_po()
-    assert objective.needs.extras == {"kl_ref_policy", "ref_entropy"}
+    assert objective.needs.extras == {"kl_ref_policy", "ref_activation"}
     scores = scored(pairs(4), seed=4)
-    mask = stretched(scores.extras["ref_entropy"], scores.mask)
-    given = replace(scores, extras={**scores.extras, "mask": mask})
-    expected = sparse_po(mask="mask", rescale=False)(given).loss_P
-    torch.testing.assert_close(objective(scores).loss_P, expected)
-    assert not torch.allclose(expected, tdpo1()(scores).loss_P)
+    given = replace(scores, extras={**scores.extras, "mask": scores.extras["ref_activation"]})
+    torch.testing.assert_close(objective(scores).loss_P, sparse_po(mask="mask")(given).loss_P)
+    assert not torch.allclose(objective(scores).loss_P, tdpo1()(scores).loss_P)
+
+
+def test_an_extra_can_be_stretched_to_be_the_mask():
+    scores = scored(pairs(4), seed=4)
+    objective = sparse_po(mask="ref_entropy", rescale=True)
+    given = replace(scores, extras={**scores.extras, "mask": stretched(scores.extras["ref_entropy"], scores.mask)})
+    torch.testing.assert_close(objective(scores).loss_P, sparse_po(mask="mask")(given).loss_P)
+    assert not torch.allclose(objective(scores).loss_P, sparse_po(mask="ref_entropy")(scores).loss_P)

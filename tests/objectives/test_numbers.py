@@ -32,6 +32,7 @@ from omnipref.objectives import (
     cpo,
     debias,
     decayed_dpo,
+    dft,
     difference,
     discopop,
     dpo,
@@ -78,6 +79,11 @@ SURVEY = [
     (dpo(beta=0.1, reduce="mean"), 0.678670),
     (hinge(beta=0.1), 0.8),
     (ipo(beta=0.1, reduce="total"), 9.0),
+    (ipo(beta=0.1, reference=False), 5.125**2),
+    (dft(), 2 * math.exp(-2)),  # every unit has log-likelihood -2
+    (cpo(beta=0.1, alpha=0.0, label_smoothing=0.1), 0.584355),  # 0.9 of 0.554355 and 0.1 of 0.854355
+    (simpo(beta=2.0, gamma=1.0, label_smoothing=0.1), 1.376929),  # 0.9 of 1.501929 and 0.1 of 0.251929
+    (alphapo(beta=2.0, gamma=1.0, alpha=0.0, label_smoothing=0.1), 1.376929),  # SimPO
     (ipo(beta=0.1), 22.168403),
     (bco(beta=0.1, shift=False), 1.288793),
     (orpo(beta=0.1), 2.076884),
@@ -308,6 +314,7 @@ NO_ONE_START = {
     "beta_dpo": "is log 2 in the mean",
     "wpo": "is log 2 times a weight",
     "nash_md": "is a multiple of the log-likelihood",
+    "grpo": "is the mean advantage, 0 up to rounding",
     "xpo": "adds a log-likelihood",
 }
 
@@ -336,6 +343,7 @@ REWARDS = {
     "simpo": (-4.0, -3.75),
     "orpo": (-0.2, -0.1875),
     "sft": None,
+    "dft": None,
     "anchor": None,
     "robust_dpo": (0.1, -0.1),
     "exo_pair": (0.1, -0.1),
@@ -391,6 +399,7 @@ REWARDS = {
     "f_sft": (1 / 6, -1 / 8),
     "rwr": None,
     "reinforce": None,
+    "grpo": None,
     "flex_dpo": (0.1, -0.1),
     "ranklist": (-12.0, -15.0),
     "rationale": None,

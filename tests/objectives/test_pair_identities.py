@@ -95,6 +95,7 @@ SAME: list[tuple[Objective, Objective, Scores]] = [
     (cal_dpo(beta=0.3, calibration=0.7), dpo(beta=1.0) + 0.7 * sppo(beta=0.3), PAIRS),
     (nca_pair(beta=0.3), anchor("chosen", beta=0.3) + 0.075 * npo("chosen", beta=0.3) + 0.075 * npo(beta=0.3), PAIRS),
     (bco(beta=0.3, shift=False), anchor("chosen", beta=0.3) + 0.15 * npo(beta=0.3), PAIRS),
+    (apo_zero(beta=0.3), 2 * kto(beta=0.3, baseline="zero"), PAIRS),
     (sppo(beta=0.3, soft=True), sppo(beta=0.3), with_column("score", [1.0, 0.0, 9.0] * 6)),
     (cpo(beta=0.3, alpha=0.7), cpo(beta=0.3, alpha=0.0) + 0.7 * sft(), PAIRS),
     (cpo(beta=0.3, alpha=0.0), dpo(beta=0.3), FLAT),

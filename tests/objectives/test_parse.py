@@ -62,6 +62,7 @@ def test_settings_round_trip_exactly(beta: float, smoothing: float, weight: floa
         ("dpo(bta=0.1)", "dpo(): found argument `bta`; did you mean `beta`?"),
         ("dpo(0.1)", "dpo(): too many positional arguments; arguments: beta, label_smoothing"),
         ("dpo(beta=0)", "dpo(): found beta=0; expected a number in (0, inf)"),
+        ("sft(reduce=[1])", "sft(): found an argument of another type (unhashable type: 'list'); expected sft(role"),
         ("gpo(link='logstic')", "gpo(): found link='logstic'; did you mean `logistic`?"),
         ("dpo(beta=1e999)", "found beta=inf"),
         ("dpo", "found `dpo`; expected a finite number or a call such as dpo()"),
@@ -91,9 +92,15 @@ def test_refusals(text: str, message: str):
 
 BETA = [name for name, make in constructors().items() if "beta" in inspect.signature(make).parameters]
 TWO_ROLES = [name for name, make in constructors().items() if "rejected" in inspect.signature(make).parameters]
+SMOOTHED = ("dpo", "alphapo", "aot", "aot_unpaired", "cpo", "simpo")
 BAD: list[tuple[str, dict[str, Any]]] = [
-    *[(name, {"beta": bad}) for name in BETA for bad in (0, -0.1, float("nan"), "0.1", True)],
-    *[("dpo", {"label_smoothing": bad}) for bad in (-0.1, 0.5, 0.9)],
+    *[(name, {"beta": bad}) for name in BETA for bad in (-0.1, float("nan"), "0.1", True)],
+    *[(name, {"beta": 0}) for name in BETA if name != "grpo"],  # which then needs no reference
+    *[("grpo", {name: "median"}) for name in ("advantage", "ratio", "surrogate", "normalise", "penalty")],
+    *[("grpo", {"clip": bad}) for bad in (-0.1, 1.0)],
+    ("grpo", {"clip_high": -0.1}),
+    ("grpo", {"old": ""}),
+    *[(name, {"label_smoothing": bad}) for name in SMOOTHED for bad in (-0.1, 0.5, 0.9)],
     ("dpo", {"reduce": "sum"}),
     ("ipo", {"reduce": "avg"}),
     ("gpo", {"link": "sigmoid"}),
@@ -104,7 +111,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("bco", {"momentum": 1.0}),
     ("bco", {"momentum": -0.1}),
     ("anchor", {"shift": float("nan")}),
-    ("sft", {"role": 3}),
+    *[(name, {"role": 3}) for name in ("sft", "dft")],
+    ("dft", {"reduce": "sum"}),
     *[("robust_dpo", {"flip_rate": bad}) for bad in (-0.1, 0.5, 0.9)],
     *[("exo_pair", {"label_smoothing": bad}) for bad in (0.0, 0.5)],
     ("discopop", {"temperature": 0.0}),
@@ -137,6 +145,9 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("pro", {"weight": -0.1}),
     ("pro", {"reduce": "sum"}),
     ("lipo", {"weights": 3}),
+    ("lipo", {"embedding": 3}),
+    ("lipo", {"embedding": "hidden", "weights": "step_weight"}),
+    ("lipo", {"centred": True}),
     ("sparse_po", {"mask": ""}),
     ("sparse_po", {"sparsity": -1.0}),
     ("sparse_po", {"divergence_sparsity": -1.0}),

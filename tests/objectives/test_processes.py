@@ -9,7 +9,7 @@ import torch
 from objectives.examples import pairs, scored, taken
 from torch import Tensor, distributed, multiprocessing
 
-from omnipref.objectives import alpha_dpo, aot, aot_unpaired, bco, beta_dpo, dr_dpo, epsilon_dpo, kto, kto_pair
+from omnipref.objectives import alpha_dpo, aot, aot_unpaired, bco, beta_dpo, dr_dpo, epsilon_dpo, grpo, kto, kto_pair
 from omnipref.scores import Scores
 
 OBJECTIVE = (
@@ -22,6 +22,7 @@ OBJECTIVE = (
     + beta_dpo()
     + dr_dpo()
     + epsilon_dpo()
+    + grpo(advantage="batch", normalise="batch", old="reference")
 )
 COUNT = 6
 

@@ -24,6 +24,9 @@ def test_worked_example_a():
     loss = pro(weight=0.0)(scores).loss_P
     assert loss.item() == pytest.approx(2.367714, **DIGITS)
     assert pro(first_only=True, weight=0.0)(scores).loss_P.item() == pytest.approx(1.596757, **DIGITS)
+    last = listed(EXAMPLE[0][1:], EXAMPLE[1][1:])
+    for temperature, expected in ((True, 0.770957), (False, 0.744397)):
+        assert pro(weight=0.0, temperature=temperature)(last).loss_P.item() == pytest.approx(expected, **DIGITS)
     assert pro()(scores).loss_P.item() == pytest.approx(4.167714, **DIGITS)  # + 0.05 * 2^2 * 9
     assert pro(reduce="mean")(scores).loss_P.item() == pytest.approx(2.367714 + 0.18, **DIGITS)
     (slope,) = torch.autograd.grad(loss.sum(), scores.logp)

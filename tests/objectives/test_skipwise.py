@@ -44,6 +44,15 @@ def test_distances_add_with_their_weights():
     assert weighted == pytest.approx(0.5 * EXACT[1] + 2 * EXACT[3], abs=2e-6)
 
 
+def test_distances_can_share_one_sum():
+    pooled = ranklist(skips=(1, 2), pooled=True)(with_values(*EXAMPLE)).loss_P.item()
+    assert pooled == pytest.approx(1.114270, rel=0, abs=5.1e-7)
+    exact = {"skips": (1, 2, 4), "form": "exact"}
+    torch.testing.assert_close(ranklist(**exact, pooled=True)(LISTS).loss_P, ranklist(**exact)(LISTS).loss_P)
+    with pytest.raises(ConfigError, match="pooled=True; expected weights of distances, or one sum"):
+        ranklist(skips=(1, 2), weights=(1.0, 2.0), pooled=True)
+
+
 def test_equal_scores():
     for form, expected in (("exact", 3 * math.log(2)), ("lse", math.log(4))):
         assert ranklist(skips=(1,), form=form)(with_values(*[0.7] * 4)).loss_P.item() == pytest.approx(expected)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objectives.examples import lists, scored
+from objectives.examples import lists, scored, taken
 from torch import Tensor
 
 from omnipref.errors import ConfigError, NeedsError
@@ -157,3 +157,32 @@ def test_weights_carry_no_gradient_and_stay_in_their_range():
     unranked = replace(scores.cases, rank_N=scores.cases.rank_N.clamp(min=1))
     with pytest.raises(NeedsError, match=r"records \[0, 1, 2\] without a case of rank 0"):
         step_weights(embedding, replace(scores, segment=segment, cases=unranked))
+
+
+def test_centred_embeddings_count_from_the_mean_step_of_their_own_list():
+    one, other = [100.0, 0.0], [100.0, 2.0]
+    embedding, scores = embedded([[0, 1], [0, 1]], [[one, other], [other, other]])
+    assert (step_weights(embedding, scores) > 1.999).all()  # what all have in common hides what they differ in
+    expected = torch.tensor([[2, 2], [0, 2]], dtype=torch.float64)  # -1.5 and 0.5 from the mean of four steps
+    torch.testing.assert_close(step_weights(embedding, scores, centred=True), expected)
+    longer, padded = embedded([[0, 0, 1, 1], [0, 0, 1, -1]], [[one, one, other, other], [other, other, other, NAN]])
+    expected = torch.tensor([[2, 2, 2, 2], [0, 0, 2, 0]], dtype=torch.float64)  # a step counts once, whatever its units
+    torch.testing.assert_close(step_weights(longer, padded, centred=True), expected)
+
+
+def test_other_lists_do_not_move_the_centre():
+    records = lists(4, 2, 3)
+    scores = scored(records, seed=2)
+    draw = torch.Generator().manual_seed(0)
+    hidden = 1 + torch.randn(*scores.mask.shape, 6, generator=draw, dtype=torch.float64)
+    segment = (torch.arange(5) // 2).expand_as(scores.mask)
+    scores = replace(scores, segment=segment, extras={"hidden": hidden})
+    objective = lipo(embedding="hidden", centred=True)
+    alone = taken(scores, records, [1])
+    alone = replace(alone, segment=segment[: len(alone.mask)])
+    torch.testing.assert_close(objective(alone).loss_P, objective(scores).loss_P[1:2])
+    assert not objective.needs.batch
+    assert not torch.allclose(objective(scores).loss_P, lipo(embedding="hidden")(scores).loss_P)
+    weight = step_weights(hidden, scores)
+    given = lipo(weights="step_weight")(replace(scores, extras={"step_weight": weight}))
+    torch.testing.assert_close(lipo(embedding="hidden")(scores).loss_P, given.loss_P)

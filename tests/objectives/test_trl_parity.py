@@ -28,6 +28,7 @@ from omnipref.objectives import (
     apo_zero,
     bco,
     cpo,
+    dft,
     discopop,
     dpo,
     exo_pair,
@@ -138,6 +139,8 @@ PAIRED: list[tuple[str, dict[str, Any], Objective]] = [
     ("bco_pair", {"beta": 0.1}, bco(beta=0.1, shift=False)),
     ("aot", {"beta": 0.1}, aot(beta=0.1)),
     ("aot_unpaired", {"beta": 0.1}, aot_unpaired(beta=0.1)),
+    ("aot", {"beta": 0.1, "label_smoothing": 0.2}, aot(beta=0.1, label_smoothing=0.2)),
+    ("aot_unpaired", {"beta": 0.1, "label_smoothing": 0.2}, aot_unpaired(beta=0.1, label_smoothing=0.2)),
     ("robust", {"beta": 0.1, "label_smoothing": 0.2}, robust_dpo(beta=0.1, flip_rate=0.2)),
     ("exo_pair", {"beta": 0.1, "label_smoothing": 0.01}, exo_pair(beta=0.1, label_smoothing=0.01)),
     ("nca_pair", {"beta": 0.1}, nca_pair(beta=0.1)),
@@ -193,6 +196,30 @@ def test_fine_tuning_agrees_up_to_the_weight_of_lengths(dpo_trainer: Any):
     assert by_token.item() == pytest.approx(trl_loss(dpo_trainer, batch, ["sft"], [1.0]), **CLOSE)
 
 
+def test_dynamic_fine_tuning_agrees_up_to_the_weight_of_lengths(tmp_path: Path):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    model, tokenizer = factories.llama(seed=1)
+    data = Dataset.from_dict({"prompt": PROMPTS, "completion": GOOD})
+    settings = arguments(tmp_path, loss_type="dft")
+    del settings["disable_dropout"]
+    config = SFTConfig(**settings)
+    trainer = SFTTrainer(model, args=config, train_dataset=data, processing_class=tokenizer)
+    batch = first_batch(trainer)
+    theirs = trainer.compute_loss(trainer.model, batch).item()
+    with torch.no_grad():
+        logits = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    logp = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    mask = labels >= 0
+    scores = pair_scores(logp, logp, mask_chosen=mask, mask_rejected=mask)
+    length = mask.sum(1)
+    assert length.min() < length.max()
+    assert ((dft()(scores).loss_P * length).sum() / length.sum()).item() == pytest.approx(theirs, **CLOSE)
+    assert theirs < 0.5 * sft()(scores).loss_P.mean()  # the two losses are not one
+
+
 def test_paired_metrics(dpo_trainer: Any):
     batch, scores = pair_batch(dpo_trainer)
     trl_loss(dpo_trainer, batch, ["sigmoid"], [1.0], beta=0.1)
@@ -235,6 +262,20 @@ def test_kto(kto_trainer: Any, weights: tuple[float, float]):
         assert metrics[name] == pytest.approx(kto_trainer._metrics["train"][name][-1], **CLOSE)
 
 
+def test_apo_zero_on_single_cases(kto_trainer: Any, monkeypatch: pytest.MonkeyPatch):
+    batch = first_batch(kto_trainer)
+    settings = {"loss_type": "apo_zero_unpaired", "desirable_weight": 1.3, "undesirable_weight": 0.6}
+    for name, value in settings.items():
+        monkeypatch.setattr(kto_trainer, name, value)
+    kto_trainer.model.train()
+    theirs = kto_trainer._compute_loss(kto_trainer.model, batch, False).item()
+    (logp, mask), (ref, _) = (token_logps(m, batch) for m in (kto_trainer.model, kto_trainer.ref_model))
+    cases = align(likes(*batch["label"].bool().tolist()))
+    objective = kto(beta=kto_trainer.beta, desirable_weight=1.3, undesirable_weight=0.6, baseline="zero")
+    assert not objective.needs.batch
+    assert objective(Scores(logp, mask, cases, ref)).loss_P.mean().item() == pytest.approx(theirs, **CLOSE)
+
+
 def interleaved(own: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]], labels: list[bool]) -> Scores:
     """Completion and mismatched completion of each record in turn, as `align` lays them out."""
     width = max(own[0][0].shape[1], other[0][0].shape[1])
@@ -275,6 +316,10 @@ def sums(scores: Scores) -> tuple[Tensor, Tensor]:
     return scores.at("chosen", logp_N), scores.at("rejected", logp_N)
 
 
+UNSURE = {"label_smoothing": 0.2}
+SMOOTH_ALPHAPO = alphapo(beta=2.5, gamma=0.8, alpha=0.25, label_smoothing=0.2)
+
+
 @pytest.mark.parametrize(
     ("settings", "reduced", "objective"),
     [
@@ -282,8 +327,12 @@ def sums(scores: Scores) -> tuple[Tensor, Tensor]:
         ({"loss_type": "hinge", "beta": 1.0}, sums, slic(delta=1.0, regularization=0.0)),
         ({"loss_type": "simpo", "beta": 2.5, "alpha": 0.25}, mean_logps, alphapo(beta=2.5, gamma=0.8, alpha=0.25)),
         ({"loss_type": "simpo", "beta": 2.5, "alpha": -0.1}, mean_logps, alphapo(beta=2.5, gamma=0.8, alpha=-0.1)),
+        ({"loss_type": "ipo", "beta": 0.3}, mean_logps, ipo(beta=0.3, reference=False)),
+        ({"loss_type": "sigmoid", "beta": 0.3, **UNSURE}, sums, cpo(beta=0.3, alpha=0.0, label_smoothing=0.2)),
+        ({"loss_type": "simpo", "beta": 2.5, **UNSURE}, mean_logps, simpo(beta=2.5, gamma=0.8, label_smoothing=0.2)),
+        ({"loss_type": "simpo", "beta": 2.5, "alpha": 0.25, **UNSURE}, mean_logps, SMOOTH_ALPHAPO),
     ],
-    ids=["cpo", "slic", "alphapo", "alphapo-negative"],
+    ids=["cpo", "slic", "alphapo", "alphapo-negative", "ipo", "cpo-smooth", "simpo-smooth", "alphapo-smooth"],
 )
 def test_contrastive(settings: dict[str, Any], reduced: Any, objective: Objective):
     from trl.experimental.cpo import CPOTrainer

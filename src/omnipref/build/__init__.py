@@ -7,15 +7,16 @@ from omnipref.build.files import run
 from omnipref.build.infill import continued, dropout_ntp, instructed, masked_infill
 from omnipref.build.instructions import inter_instructions, intra_instructions
 from omnipref.build.key_content import key_phrases, remove_key_content
+from omnipref.build.labels import flip_labels
 from omnipref.build.own_samples import own_samples
 from omnipref.build.pictures import crop, flip, occlude, random_image, same_image
 from omnipref.build.rationales import rationale_case, write_rationale
 from omnipref.build.retrieval import similar_image, vision_features
-from omnipref.build.samples import best_vs_worst, from_samples, judge, pairs, sample
+from omnipref.build.samples import best_vs_worst, from_samples, group, judge, pairs, sample
 from omnipref.build.scored_lists import best_worst_of_n
 from omnipref.build.shares import every_nth
-from omnipref.build.trees import tree_expand
 from omnipref.build.texts import mismatched, remove_words, word_swap
+from omnipref.build.trees import tree_expand
 
 __all__ = [
     "Builder",
@@ -30,7 +31,9 @@ __all__ = [
     "each",
     "every_nth",
     "flip",
+    "flip_labels",
     "from_samples",
+    "group",
     "instructed",
     "inter_instructions",
     "intra_instructions",

@@ -14,6 +14,7 @@ from typing import Any
 
 from omnipref.build.builder import Builder
 from omnipref.errors import ConfigError, nearest
+from omnipref.rewards import Reward
 
 Supplied = Mapping[str, Callable[[], Any]]
 """What fills parameters that the text leaves out, by the parameter's name; called when it is needed."""
@@ -118,12 +119,32 @@ class _Reader:
             raise ConfigError(f"found {self.text!r}: {error}; expected {function.__name__}{signature}") from None
         for name, parameter in signature.parameters.items():
             if name in bound.arguments:
+                _check_kind(function.__name__, name, bound.arguments[name], str(parameter.annotation))
                 continue
             if name in self.supplied:
                 bound.arguments[name] = self.supplied[name]()
             elif parameter.default is parameter.empty:
                 raise ConfigError(f"found no `{name}` in `{ast.unparse(ast.parse(self.text))}`; expected {name}=...")
-        return function(*bound.args, **bound.kwargs)
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except TypeError as error:
+            raise ConfigError(f"found {self.text!r}: {error}; expected {function.__name__}{signature}") from error
+
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a text in quotes"),
+    "bool": ((bool,), "True or False"),
+    "Reward": ((Reward,), "a reward such as -count('cat')"),
+}
+
+
+def _check_kind(function: str, name: str, value: Any, annotation: str) -> None:
+    """Refuse a value of another type than the parameter's, before a model is loaded for it."""
+    kinds, expected = _KINDS.get(annotation, ((object,), ""))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
+        raise ConfigError(f"found {name}={value!r} in `{function}`; expected {expected}")
 
 
 _NODES: Mapping[type, Callable[[_Reader, Any], Any]] = {

@@ -26,6 +26,7 @@ class BuildSettings(Protocol):
     output: str
     builders: list[str]
     model_name_or_path: str | None
+    trust_remote_code: bool
     dataset_split: str
     dataset_format: str | None
     limit: int | None
@@ -84,7 +85,8 @@ def supplied(config: BuildSettings) -> Supplied:
             raise ConfigError("found no model for a builder that samples or embeds; expected --model-name-or-path")
         from omnipref.policies.sampling import load_sampler
 
-        return load_sampler(config.model_name_or_path, seed=config.seed)
+        trust = {"trust_remote_code": config.trust_remote_code}
+        return load_sampler(config.model_name_or_path, loading=trust, seed=config.seed)
 
     def features() -> Any:
         from omnipref.build.retrieval import vision_features

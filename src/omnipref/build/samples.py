@@ -16,10 +16,15 @@ from omnipref.preferences import Case, Comparison, Preference, to_pairs
 from omnipref.rewards import Reward
 
 
-def sample(sampler: Sampler, n: int = 6) -> Builder:
-    """`n` responses to each record's context as roles `response_0` ...; equal ones are kept once, empty ones dropped.
+def sample(sampler: Sampler, n: int = 6, distinct: bool = True) -> Builder:
+    """`n` responses to each record's context as roles `response_0` ...; empty ones are dropped.
 
     The record's own cases are replaced; a record without any usable response is dropped with its reason.
+
+    Args:
+        sampler: draws them.
+        n: how many.
+        distinct: whether equal ones are kept once.
     """
 
     def step(records: Sequence[Preference]) -> Built:
@@ -27,7 +32,7 @@ def sample(sampler: Sampler, n: int = 6) -> Builder:
         answers = sampler([context_of(record) for record in records], n=n)
         for record, texts in zip(records, answers, strict=True):
             try:
-                built.preferences.append(_responses(record, texts))
+                built.preferences.append(_responses(record, texts, distinct))
             except DataError as error:
                 built.dropped.append(placed(error, record))
         return built
@@ -35,14 +40,14 @@ def sample(sampler: Sampler, n: int = 6) -> Builder:
     return Builder("sample", lambda pool: step)
 
 
-def _responses(record: Preference, texts: Sequence[str]) -> Preference:
-    distinct = [text for text in dict.fromkeys(texts) if text.strip()]
-    if not distinct:
+def _responses(record: Preference, texts: Sequence[str], distinct: bool) -> Preference:
+    kept = [text for text in (dict.fromkeys(texts) if distinct else texts) if text.strip()]
+    if not kept:
         raise DataError(f"{len(texts)} empty samples", "text", cure="raise max_new_tokens or look at the prompt")
     context = context_of(record)
-    cases = {f"response_{k}": answered(context, text) for k, text in enumerate(distinct)}
+    cases = {f"response_{k}": answered(context, text) for k, text in enumerate(kept)}
     new = replace(record, cases=cases, comparisons=(), labels={}, columns={})
-    return made_by(new, "sample", n=len(texts), distinct=len(distinct))
+    return made_by(new, "sample", n=len(texts), distinct=len(set(kept)))
 
 
 def judge(reward: Reward, annotator: str = "rule") -> Builder:
@@ -138,3 +143,33 @@ def from_samples(
     """Sample and judge, then pair by a policy of `pairs`; `ranked` keeps the scored list as it is."""
     listed = sample(sampler, n) >> judge(reward)
     return listed if policy == "ranked" else listed >> pairs(policy)
+
+
+def group(sampler: Sampler, reward: Reward, n: int = 8, differing: bool = False) -> Builder:
+    """Sample `n` responses and score them, for group-relative objectives such as `grpo`: equal ones are all kept.
+
+    A record of which fewer than two responses can be scored is dropped.
+
+    Args:
+        sampler: draws the responses.
+        reward: higher is better.
+        n: how many.
+        differing: whether to drop groups whose scores are all equal, which teach nothing (DAPO, arXiv 2503.14476).
+
+    Example:
+        >>> from omnipref.preferences import pair
+        >>> from omnipref.rewards import count
+        >>> build = group(lambda contexts, n: [["a fork", "a", "a"][:n] for _ in contexts], -count("fork"), n=3)
+        >>> build([pair("What? ", "two", "three")]).preferences[0].columns
+        {'score/response_0': 0.0, 'score/response_1': 0.0, 'score/response_2': -1.0}
+    """
+
+    def check(record: Preference) -> list[Preference]:
+        scores = list(record.columns.values())
+        if len(scores) < 2:
+            raise DataError(f"{len(scores)} of {n} responses with a score", "two or more", cure="more samples")
+        if differing and len(set(scores)) < 2:
+            raise DataError(f"{len(scores)} responses of score {scores[0]:g}", "two that differ", cure="more samples")
+        return [record]
+
+    return sample(sampler, n, distinct=False) >> judge(reward) >> each("group", check)

@@ -33,6 +33,7 @@ from omnipref.evaluation.held_out import HELD_OUT_METRICS, held_out
 from omnipref.evaluation.margins import image_sensitivity, pair_accuracy, reward_accuracy
 from omnipref.evaluation.objects import ObjectCounts, chair
 from omnipref.evaluation.page import render_page, render_report, write_page, write_report
+from omnipref.evaluation.refusals import attack_success, refuses
 from omnipref.evaluation.run import CHAIR_METRICS, POPE_METRICS, evaluate, evaluate_generations
 from omnipref.evaluation.separability import linear_separability
 from omnipref.evaluation.tables import print_table, results_table
@@ -65,6 +66,7 @@ __all__ = [
     "amber_discriminative",
     "amber_generative",
     "amber_score",
+    "attack_success",
     "bootstrap",
     "chair",
     "confusion",
@@ -88,6 +90,7 @@ __all__ = [
     "read_answers",
     "read_pope",
     "read_report",
+    "refuses",
     "render_page",
     "render_report",
     "results_table",

@@ -44,7 +44,9 @@ def report(config: ReportConfig) -> Path:
         alone = f"expected it alone: `omnipref report {finished[0]}`"
         raise ConfigError(f"found a finished report in {finished[0]} among several runs; {alone}")
     made = read_report(finished[0]) if finished else run_report(folders)
-    return write_page(replace(made, title=config.title) if config.title else made, config.output)
+    page = write_page(replace(made, title=config.title) if config.title else made, config.output)
+    print(f"Report: {page}")
+    return page
 
 
 def run_report(folders: Sequence[Path | str]) -> Report:

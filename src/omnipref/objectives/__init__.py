@@ -1,7 +1,7 @@
 """What is minimised: pure functions of scores, composed from small stages, that add and scale like numbers."""
 
 from omnipref.objectives.adaptive import alpha_dpo, beta_dpo, dr_dpo, drawn
-from omnipref.objectives.anchors import anchor, sft
+from omnipref.objectives.anchors import anchor, dft, sft
 from omnipref.objectives.auxiliary import choice, rationale
 from omnipref.objectives.batch import batch_mean, everyone, running_mean, spread, standardised
 from omnipref.objectives.calibrated import apo_down, apo_zero, cal_dpo, dpop, nca_pair, sppo
@@ -10,6 +10,7 @@ from omnipref.objectives.decoupled import flex_dpo
 from omnipref.objectives.dispersion import mallows_dpo, mallows_ipo
 from omnipref.objectives.divergences import DIVERGENCES, box_cox, chi_po, f_dpo, jensen_shannon
 from omnipref.objectives.graded import gdpo_geometric, modpo, ns_dpo, odpo, reward_distillation
+from omnipref.objectives.group_relative import ADVANTAGES, NORMALISERS, RATIOS, SURROGATES, group_sum, grpo
 from omnipref.objectives.imitation import IMITATION, f_sft, reinforce, rwr
 from omnipref.objectives.lengths import decayed_dpo, ld_dpo, length_dpo, sampo
 from omnipref.objectives.links import (
@@ -26,7 +27,7 @@ from omnipref.objectives.links import (
 )
 from omnipref.objectives.listwise import lipo, plackett_luce, plackett_luce_loss, preferred, ranked_cases, rrhf
 from omnipref.objectives.loss import reduce_loss
-from omnipref.objectives.masked import sparse_po, stretched
+from omnipref.objectives.masked import sparse_po
 from omnipref.objectives.metrics import preference_metrics
 from omnipref.objectives.noise import debias, smooth
 from omnipref.objectives.noise_contrastive import info_nca, nca
@@ -49,12 +50,17 @@ from omnipref.objectives.units import drawn_units, head_units, place, shared_len
 from omnipref.objectives.unlearning import npo, simnpo
 from omnipref.objectives.unpaired import bco, kto, kto_pair, labelled_sum
 from omnipref.objectives.vocabulary import tdpo1, tdpo2, wpo
+from omnipref.scores import stretched
 
 __all__ = [
+    "ADVANTAGES",
     "DIVERGENCES",
     "IMITATION",
     "LINKS",
+    "NORMALISERS",
+    "RATIOS",
     "REDUCTIONS",
+    "SURROGATES",
     "Link",
     "Needs",
     "Objective",
@@ -83,6 +89,7 @@ __all__ = [
     "debias",
     "decayed",
     "decayed_dpo",
+    "dft",
     "difference",
     "discopop",
     "discovered",
@@ -100,6 +107,8 @@ __all__ = [
     "flex_dpo",
     "gdpo_geometric",
     "gpo",
+    "group_sum",
+    "grpo",
     "head_units",
     "hinge",
     "hinge_link",

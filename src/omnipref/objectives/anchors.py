@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from omnipref.objectives.checks import check_choice, check_number, check_roles
 from omnipref.objectives.links import logistic
 from omnipref.objectives.objective import Needs, Objective, Outcome, State, single
@@ -41,6 +43,42 @@ def sft(role: str = "chosen", *, reduce: str = "mean") -> Objective:
         return Outcome(-scores.at(role, log_likelihood(scores, reduction)))
 
     return single(sft, compute, Needs(frozenset({role})), settings)
+
+
+def dft(role: str = "chosen", *, reduce: str = "mean") -> Objective:
+    """Dynamic fine-tuning (DFT): fine-tuning in which each unit weighs its own probability.
+
+    `L = −(1/n) Σ_t sg[π_t] log π_t`, or without the n; no reward. `sg` carries no gradient. What the model finds
+    impossible is left alone, where `sft` would give it the largest gradient.
+
+    Args:
+        role: the case to fit; `completion` for unpaired records.
+        reduce: `mean` per unit; `total` of the response, so that long ones weigh more.
+
+    Raises:
+        ConfigError: the role is not a name, or there is no such reduction.
+
+    Here: the mean over each response's own units, as in `sft`. TRL averages over all tokens of the batch.
+
+    Identities: the gradient of `−(1/n) Σ_t π_t`; `sft` where every unit is certain.
+
+    Example:
+        >>> import torch
+        >>> from omnipref.scores import pair_scores
+        >>> dft()(pair_scores(torch.tensor([[-1.0, -3.0]]), torch.zeros(1, 2))).loss_P
+        tensor([0.2586])
+
+    Source: arXiv 2508.05629; TRL's `SFTTrainer`, `dft`.
+    """
+    settings = dict(locals())
+    check_roles(role=role)
+    reduction = check_choice("reduce", reduce, REDUCTIONS)
+
+    def compute(scores: Scores, state: State) -> Outcome:
+        weight_NU = torch.where(scores.mask, scores.logp.detach(), 0.0).exp()
+        return Outcome(-scores.at(role, reduction(weight_NU * scores.logp, scores.mask)))
+
+    return single(dft, compute, Needs(frozenset({role})), settings)
 
 
 def anchor(role: str = "chosen", *, beta: float = 0.1, shift: float = 0.0) -> Objective:

@@ -65,7 +65,7 @@ def apo_zero(*, beta: float = 0.1, chosen: str = "chosen", rejected: str = "reje
     Raises:
         ConfigError: an argument is out of range.
 
-    Identities: 1 where policy = reference; `L(w, l) + L(l, w) = 2`; twice `kto` with baseline 0.
+    Identities: 1 where policy = reference; `L(w, l) + L(l, w) = 2`; twice `kto(baseline="zero")`.
 
     Example:
         >>> from omnipref.scores import pair_scores

@@ -46,7 +46,8 @@ def f_sft(
         ConfigError: an argument is out of range.
 
     Here: our reading: the value term `V(x)` of the paper is held at 0, and `reverse_kl` is scaled to slope 1 at 0.
-        The forward KL, which has no value at `ρ = 0`, is left out.
+        The forward KL, which has no value at `ρ = 0`, is left out. With `mean` every response weighs alike, as in
+        `sft`, however long it is.
 
     Identities: the gradient of `sft` at `total_variation`, and of every divergence where policy = reference.
 

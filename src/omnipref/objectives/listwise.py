@@ -13,11 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from omnipref.errors import ConfigError
 from omnipref.objectives.checks import check_choice, check_number, check_roles
 from omnipref.objectives.links import logistic
 from omnipref.objectives.objective import Needs, Objective, Outcome, State, single
 from omnipref.objectives.ratio import log_likelihood, log_ratio
-from omnipref.objectives.reduce import mean, token_weighted, total
+from omnipref.objectives.reduce import Reduction, mean, token_weighted, total
+from omnipref.objectives.steps import step_weights
 from omnipref.scores import Cases, Scores
 
 
@@ -110,7 +112,9 @@ def rrhf(*, weight: float = 1.0) -> Objective:
     return single(rrhf, compute, Needs(lists=True), settings)
 
 
-def lipo(*, beta: float = 0.1, ranks: str = "policy", weights: str = "") -> Objective:
+def lipo(
+    *, beta: float = 0.1, ranks: str = "policy", weights: str = "", embedding: str = "", centred: bool = False
+) -> Objective:
     """Listwise preference optimisation with lambda weights (LiPO-λ): pairs count by what their exchange would cost.
 
     `L = Σ_{i≻j} |2^{ψ_i} − 2^{ψ_j}| · |1/log(1 + τ_i) − 1/log(1 + τ_j)| · (−log σ(β(ρ_i − ρ_j)))`, reward `βρ`, with
@@ -120,11 +124,13 @@ def lipo(*, beta: float = 0.1, ranks: str = "policy", weights: str = "") -> Obje
     Args:
         beta: `β > 0`, per nat.
         ranks: `policy` for `τ` by the rewards as they are now, as in the paper; `labels` for `τ` by the data's ranks.
-        weights: name of an extra with a weight for each unit, which makes `ρ` a weighted sum (Tree-TPO, arXiv
-            2410.12854; see `step_weights`); empty for none.
+        weights: name of an extra with a weight for each unit, which makes `ρ` a weighted sum; empty for none.
+        embedding: name of an extra with an embedding of each unit, `hidden` for the policy's own states, of which such
+            weights are made as `step_weights` says (Tree-TPO, arXiv 2410.12854); empty for none.
+        centred: whether embeddings count from the mean of their list's steps.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range, or there are weights in two ways, or nothing to centre.
 
     Here: our reading of the paper. Scores should lie in [0, 1], since they are exponents. Places that are equal, as all
         of them are where policy = reference, are told apart by the data's ranks, and shared where those are equal too.
@@ -145,12 +151,22 @@ def lipo(*, beta: float = 0.1, ranks: str = "policy", weights: str = "") -> Obje
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
     place = check_choice("ranks", ranks, PLACES)
-    if weights:
-        check_roles(weights=weights)
+    for name, extra in {"weights": weights, "embedding": embedding}.items():
+        if extra != "":
+            check_roles(**{name: extra})
+    if (weights and embedding) or (centred and not embedding):
+        raise ConfigError(
+            f"found {weights=}, {embedding=} and {centred=}; expected weights or an embedding, and one to be centred"
+        )
+
+    def reduction(scores: Scores) -> Reduction:
+        if embedding:
+            weight_NU = step_weights(scores.extras[embedding], scores, centred=centred)
+            return partial(token_weighted, weight_NU=weight_NU)
+        return partial(token_weighted, weight_NU=scores.extras[weights]) if weights else total
 
     def compute(scores: Scores, state: State) -> Outcome:
-        reduce = partial(token_weighted, weight_NU=scores.extras[weights]) if weights else total
-        reward_N, cases = beta * log_ratio(scores, reduce), scores.cases
+        reward_N, cases = beta * log_ratio(scores, reduction(scores)), scores.cases
         index_PK, present_PK = ranked_cases(cases)
         reward_PK, rank_PK = reward_N[index_PK], cases.rank_N[index_PK]
         gain_PK = torch.exp2(cases.columns["score"][index_PK].to(reward_N.dtype))
@@ -159,7 +175,7 @@ def lipo(*, beta: float = 0.1, ranks: str = "policy", weights: str = "") -> Obje
         loss_PKK = torch.where(preferred(cases, index_PK, present_PK), weight_PKK * logistic(_gaps(reward_PK)), 0.0)
         return Outcome(loss_PKK.sum((1, 2)), reward_N)
 
-    extras = frozenset({weights} if weights else ())
+    extras = frozenset({weights, embedding} - {""})
     needs = Needs(reference=True, lists=True, columns=frozenset({"score"}), extras=extras)
     return single(lipo, compute, needs, settings)
 

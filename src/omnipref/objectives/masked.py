@@ -11,15 +11,15 @@ from omnipref.objectives.objective import Objective, Outcome, State, single
 from omnipref.objectives.ratio import difference
 from omnipref.objectives.reduce import total
 from omnipref.objectives.vocabulary import distribution_needs
-from omnipref.scores import Scores
+from omnipref.scores import Scores, stretched
 
 
 def sparse_po(
     *,
     beta: float = 0.1,
-    mask: str = "ref_entropy",
+    mask: str = "ref_activation",
     divergence_mask: str = "",
-    rescale: bool = True,
+    rescale: bool = False,
     sparsity: float = 0.0,
     divergence_sparsity: float = 0.0,
     chosen: str = "chosen",
@@ -34,8 +34,8 @@ def sparse_po(
         beta: `β > 0`, per nat.
         mask: name of the extra `m^u`, a weight of at least 0 for each unit.
         divergence_mask: name of the extra `m^d`; empty for the same mask on both (common masks).
-        rescale: stretch each response's mask to the range from 0 to 1, without gradient, as MaPO does with activations;
-            otherwise masks are taken as they are, with their gradient.
+        rescale: stretch each response's mask to the range from 0 to 1, without gradient, as MaPO does with each tensor
+            of activations; otherwise masks are taken as they are, with their gradient.
         sparsity: `κ_u ≥ 0`, on the sum of `m^u`.
         divergence_sparsity: `κ_d ≥ 0`, on the sum of `m^d`; with common masks both are on the same.
         chosen: role of the better case.
@@ -44,10 +44,13 @@ def sparse_po(
     Raises:
         ConfigError: an argument is out of range.
 
-    Here: the masks are whatever the extras hold. The paper's come from activations of the reference (MaPO) or from a
-        network on its hidden states that is trained with the policy; policies give neither, so the default is the
-        nearest thing they do give, the reference's entropy at each unit. A network that learns a mask belongs to one's
-        own loop: put its output, at least 0, into `Scores.extras` and pass `rescale=False`.
+    Here: the masks are whatever the extras hold. The paper's are `ref_activation` (MaPO), the default, and
+        `learned_mask`, made by a network that trains with the policy; with `divergence_mask='learned_mask@2'` a second
+        network makes the other mask (independent masks). All are read where a unit is predicted, so that none knows the
+        unit that it weighs. `mask='ref_entropy', rescale=True` needs nothing but the distributions.
+
+    Metrics: `mask`, the mean of `m^u` over units, which acts like a factor on `β` where it is learned; `masked`, the
+        share of units where it is 0.
 
     Identities: `tdpo1(beta)` where masks are 1; `dpo(beta)` where `m^u = 1` and `m^d = 0`; log 2 plus the sums of masks
         where policy = reference, and where masks are 0, without gradient; a unit whose masks are 0 takes no part.
@@ -57,7 +60,7 @@ def sparse_po(
         >>> from omnipref.scores import pair_scores
         >>> scores = pair_scores(*torch.tensor([[-12.0], [-15.0], [-13.0], [-14.0]]))
         >>> extras = {"kl_ref_policy": torch.tensor([[0.4], [0.9]]), "half": torch.full((2, 1), 0.5)}
-        >>> sparse_po(mask="half", rescale=False)(replace(scores, extras=extras)).loss_P
+        >>> sparse_po(mask="half")(replace(scores, extras=extras)).loss_P
         tensor([0.6564])
 
     Source: arXiv 2410.05102 and its released code.
@@ -71,14 +74,16 @@ def sparse_po(
         check_roles(mask=name)
 
     def compute(scores: Scores, state: State) -> Outcome:
-        masks = [scores.extras[name] for name in names]
+        masks = [torch.where(scores.mask, scores.extras[name], 0.0) for name in names]
         if rescale:
             masks = [stretched(mask_NU, scores.mask) for mask_NU in masks]
         reward_N = beta * _weighted_sum(scores, *masks)
         loss_P = logistic(difference(scores, reward_N, chosen, rejected))
         weights = zip(masks, (sparsity, divergence_sparsity), strict=True)
         size_N = torch.stack([factor * total(mask_NU.abs(), scores.mask) for mask_NU, factor in weights]).sum(0)
-        return Outcome(loss_P + scores.at(chosen, size_N) + scores.at(rejected, size_N), reward_N)
+        loss_P = loss_P + scores.at(chosen, size_N) + scores.at(rejected, size_N)
+        own = masks[0].detach()[scores.mask]
+        return Outcome(loss_P, reward_N, {"mask": own.mean(), "masked": (own == 0).to(own.dtype).mean()})
 
     return single(sparse_po, compute, distribution_needs(chosen, rejected, "kl_ref_policy", *names), settings)
 
@@ -88,22 +93,3 @@ def _weighted_sum(scores: Scores, own_NU: Tensor, divergence_NU: Tensor) -> Tens
     assert scores.ref_logp is not None
     ratio_NU = scores.logp - scores.ref_logp.detach()
     return total(own_NU * ratio_NU + divergence_NU * scores.extras["kl_ref_policy"], scores.mask)
-
-
-def stretched(value_NU: Tensor, mask_NU: Tensor) -> Tensor:
-    """Each case's values on a scale from 0, its least, to 1, its largest; 1 where all are equal; without gradient.
-
-    Args:
-        value_NU: any values, `[N, U]`.
-        mask_NU: units that count; the others are 0.
-
-    Example:
-        >>> stretched(torch.tensor([[0.1, 0.4, 0.2, 0.9]]), torch.ones(1, 4, dtype=torch.bool))
-        tensor([[0.0000, 0.3750, 0.1250, 1.0000]])
-    """
-    value_NU = value_NU.detach()
-    low_N1 = torch.where(mask_NU, value_NU, torch.inf).amin(1, keepdim=True)
-    high_N1 = torch.where(mask_NU, value_NU, -torch.inf).amax(1, keepdim=True)
-    flat_N1 = high_N1 <= low_N1
-    share_NU = (value_NU - low_N1) / torch.where(flat_N1, 1.0, high_N1 - low_N1)
-    return torch.where(mask_NU, torch.where(flat_N1, 1.0, share_NU), 0.0)

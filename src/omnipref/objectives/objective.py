@@ -34,6 +34,7 @@ class Needs:
         batch: whether a preference's loss depends on the others of its batch, or the term counts batches in its state,
             so that a batch cannot be split.
         ties: whether a tie between two of the roles is understood; otherwise data with one are refused.
+        groups: whether all cases of a preference are compared, of which there must be two or more.
     """
 
     roles: frozenset[str] = frozenset()
@@ -44,6 +45,7 @@ class Needs:
     extras: frozenset[str] = frozenset()
     batch: bool = False
     ties: bool = False
+    groups: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -56,6 +58,7 @@ class Needs:
             self.batch or other.batch,
             # Every term that compares two roles must understand a tie; one that reads a single role does not care.
             all(needs.ties or len(needs.roles) < 2 for needs in (self, other)),
+            self.groups or other.groups,
         )
 
 
@@ -225,6 +228,8 @@ def _check_records(needs: Needs, cases: Cases) -> None:
         lacks["a labelled case"] = empty.index_add(0, cases.preference_N, cases.label_N.abs()) == 0
     if needs.lists:
         lacks["two cases of different rank"] = empty.index_add(0, cases.preference_N, cases.rank_N.clamp(min=0)) == 0
+    if needs.groups:
+        lacks["two cases"] = cases.preference_N.bincount(minlength=cases.count) < 2
     if lacks and bool(torch.stack(list(lacks.values())).any()):
         records = {what: cases.record_P[lack].tolist() for what, lack in lacks.items()}
         found = "; ".join(f"records {numbers} without {what}" for what, numbers in records.items() if numbers)

@@ -11,7 +11,13 @@ Methods that are made of these, with other data or another reference, need no co
 - self-play fine-tuning (SPIN, arXiv 2401.01335): `dpo(beta=λ)` where demonstrations are chosen and samples of the
   previous iterate, which is also the reference, are rejected;
 - behaviour-proximal preference optimisation (BPO, arXiv 2406.12168): `dpo()` where the policy that wrote the pairs
-  is the reference.
+  is the reference;
+- online DPO (OAIF, arXiv 2402.04792): `dpo()` with `omnipref train --online "best_vs_worst(reward=..., n=2)"`;
+- direct Nash optimisation (DNO-Prct, arXiv 2404.03715): `dpo()` in rounds, on pairs of the model's own samples and a
+  teacher's whose gap is large; IPO-MD (arXiv 2403.08635): `ipo()` on samples of a mixture of policy and reference;
+- trust-region DPO (TR-DPO, arXiv 2404.09656): `dpo()` with `omnipref train --sync-ref-model`;
+- triple preference optimisation (TPO, arXiv 2405.16681, not Tree-TPO): `cpo(alpha=0.0) + sft("gold")` with a gold
+  response of its own; per token (TPO-L): `simpo() + sft("gold")`; IPO's: `ipo(reference=False) + sft("gold")`.
 """
 
 from __future__ import annotations
@@ -75,7 +81,14 @@ def dpo(
     return single(dpo, compute, Needs(frozenset({chosen, rejected}), reference=True), settings)
 
 
-def ipo(*, beta: float = 0.1, reduce: str = "mean", chosen: str = "chosen", rejected: str = "rejected") -> Objective:
+def ipo(
+    *,
+    beta: float = 0.1,
+    reduce: str = "mean",
+    reference: bool = True,
+    chosen: str = "chosen",
+    rejected: str = "rejected",
+) -> Objective:
     """Identity preference optimisation: the margin is drawn to a finite target.
 
     `L = (Δ̄ − 1/(2β))²`, reward `βρ̄`.
@@ -83,6 +96,7 @@ def ipo(*, beta: float = 0.1, reduce: str = "mean", chosen: str = "chosen", reje
     Args:
         beta: `τ > 0` of the paper, per nat; the target is its inverse, so a larger `β` means a smaller margin.
         reduce: `mean`, which the authors confirmed and TRL uses; `total` as the paper's equation is written.
+        reference: whether log-ratios are compared; without, log-likelihoods, as in TRL's `CPOTrainer`.
         chosen: role of the better case.
         rejected: role of the worse case.
 
@@ -103,13 +117,14 @@ def ipo(*, beta: float = 0.1, reduce: str = "mean", chosen: str = "chosen", reje
     check_number(0, open_low=True, beta=beta)
     check_roles(chosen=chosen, rejected=rejected)
     reduction = check_choice("reduce", reduce, REDUCTIONS)
+    value = log_ratio if reference else log_likelihood
 
     def compute(scores: Scores, state: State) -> Outcome:
-        rho_N = log_ratio(scores, reduction)
-        delta_P = difference(scores, rho_N, chosen, rejected)
-        return Outcome(square(delta_P, 1 / (2 * beta)), beta * rho_N)  # (17) of 2310.12036
+        value_N = value(scores, reduction)
+        delta_P = difference(scores, value_N, chosen, rejected)
+        return Outcome(square(delta_P, 1 / (2 * beta)), beta * value_N)  # (17) of 2310.12036
 
-    return single(ipo, compute, Needs(frozenset({chosen, rejected}), reference=True), settings)
+    return single(ipo, compute, Needs(frozenset({chosen, rejected}), reference=reference), settings)
 
 
 def gpo(*, link: str = "logistic", beta: float = 0.1, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
@@ -176,7 +191,14 @@ def hinge(*, beta: float = 0.05, chosen: str = "chosen", rejected: str = "reject
     return single(hinge, term.compute, term.needs, settings)
 
 
-def simpo(*, beta: float = 2.0, gamma: float = 1.0, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
+def simpo(
+    *,
+    beta: float = 2.0,
+    gamma: float = 1.0,
+    label_smoothing: float = 0.0,
+    chosen: str = "chosen",
+    rejected: str = "rejected",
+) -> Objective:
     """Simple preference optimisation: mean log-likelihoods, a target margin, no reference.
 
     `L = −log σ(β(s_w − s_l) − γ)`, reward `βs`.
@@ -184,6 +206,7 @@ def simpo(*, beta: float = 2.0, gamma: float = 1.0, chosen: str = "chosen", reje
     Args:
         beta: `β > 0`, per nat and unit; the paper searches 2 to 10.
         gamma: `γ ≥ 0`, the margin of rewards that is asked for; the paper searches 0.3 to 1.6.
+        label_smoothing: `ε` in [0, 0.5), the share of labels believed flipped, as in `dpo`.
         chosen: role of the better case.
         rejected: role of the worse case.
 
@@ -203,11 +226,13 @@ def simpo(*, beta: float = 2.0, gamma: float = 1.0, chosen: str = "chosen", reje
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
     check_number(0, gamma=gamma)
+    check_number(0, 0.5, label_smoothing=label_smoothing)
     check_roles(chosen=chosen, rejected=rejected)
 
     def compute(scores: Scores, state: State) -> Outcome:
         reward_N = beta * log_likelihood(scores, mean)
-        return Outcome(logistic(difference(scores, reward_N, chosen, rejected) - gamma), reward_N)  # (6) of 2405.14734
+        margin_P = difference(scores, reward_N, chosen, rejected) - gamma
+        return Outcome(smooth(logistic, margin_P, label_smoothing), reward_N)  # (6) of 2405.14734
 
     return single(simpo, compute, Needs(frozenset({chosen, rejected})), settings)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from omnipref.errors import ConfigError, nearest
 from omnipref.objectives.adaptive import alpha_dpo, beta_dpo, dr_dpo
-from omnipref.objectives.anchors import anchor, sft
+from omnipref.objectives.anchors import anchor, dft, sft
 from omnipref.objectives.auxiliary import choice, rationale
 from omnipref.objectives.calibrated import apo_down, apo_zero, cal_dpo, dpop, nca_pair, sppo
 from omnipref.objectives.conditional import wider_margin
@@ -17,6 +17,7 @@ from omnipref.objectives.decoupled import flex_dpo
 from omnipref.objectives.dispersion import mallows_dpo, mallows_ipo
 from omnipref.objectives.divergences import chi_po, f_dpo
 from omnipref.objectives.graded import gdpo_geometric, modpo, ns_dpo, odpo, reward_distillation
+from omnipref.objectives.group_relative import grpo
 from omnipref.objectives.imitation import f_sft, reinforce, rwr
 from omnipref.objectives.lengths import decayed_dpo, ld_dpo, length_dpo, sampo
 from omnipref.objectives.listwise import lipo, plackett_luce, rrhf
@@ -52,6 +53,7 @@ _CONSTRUCTORS = (
     cpo,
     davidson_dpo,
     decayed_dpo,
+    dft,
     discopop,
     dpo,
     dpop,
@@ -63,6 +65,7 @@ _CONSTRUCTORS = (
     flex_dpo,
     gdpo_geometric,
     gpo,
+    grpo,
     hinge,
     info_nca,
     ipo,
@@ -190,6 +193,10 @@ def _called(node: ast.Call) -> Objective:
         return known[name](*positional, **named)
     except ConfigError as error:
         raise ConfigError(f"{name}(): {error}") from None
+    except TypeError as error:
+        raise ConfigError(
+            f"{name}(): found an argument of another type ({error}); expected {name}{signature}"
+        ) from None
 
 
 def _constant(node: ast.expr) -> object:

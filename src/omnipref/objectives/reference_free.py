@@ -11,6 +11,7 @@ import torch
 from omnipref.objectives.checks import check_number, check_roles
 from omnipref.objectives.divergences import box_cox
 from omnipref.objectives.links import logistic
+from omnipref.objectives.noise import smooth
 from omnipref.objectives.objective import Needs, Objective, Outcome, State, single
 from omnipref.objectives.paired import paired
 from omnipref.objectives.ratio import difference, log_likelihood
@@ -18,7 +19,14 @@ from omnipref.objectives.reduce import mean
 from omnipref.scores import Scores
 
 
-def cpo(*, beta: float = 0.1, alpha: float = 1.0, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
+def cpo(
+    *,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+    label_smoothing: float = 0.0,
+    chosen: str = "chosen",
+    rejected: str = "rejected",
+) -> Objective:
     """Contrastive preference optimisation (CPO): DPO under a uniform reference, plus fine-tuning on the chosen case.
 
     `L = −log σ(β(S_w − S_l)) − α s_w`, reward `βS`.
@@ -28,6 +36,7 @@ def cpo(*, beta: float = 0.1, alpha: float = 1.0, chosen: str = "chosen", reject
     Args:
         beta: `β > 0`, per nat.
         alpha: `α ≥ 0`, weight of the fine-tuning.
+        label_smoothing: `ε` in [0, 0.5), the share of labels believed flipped, as in `dpo`.
         chosen: role of the better case.
         rejected: role of the worse case.
 
@@ -49,12 +58,14 @@ def cpo(*, beta: float = 0.1, alpha: float = 1.0, chosen: str = "chosen", reject
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
     check_number(0, alpha=alpha)
+    check_number(0, 0.5, label_smoothing=label_smoothing)
     check_roles(chosen=chosen, rejected=rejected)
 
     def compute(scores: Scores, state: State) -> Outcome:
         reward_N = beta * log_likelihood(scores)
         tuning_P = -scores.at(chosen, log_likelihood(scores, mean))
-        return Outcome(logistic(difference(scores, reward_N, chosen, rejected)) + alpha * tuning_P, reward_N)
+        loss_P = smooth(logistic, difference(scores, reward_N, chosen, rejected), label_smoothing)
+        return Outcome(loss_P + alpha * tuning_P, reward_N)
 
     return single(cpo, compute, Needs(frozenset({chosen, rejected})), settings)
 
@@ -111,6 +122,7 @@ def alphapo(
     beta: float = 2.0,
     gamma: float = 1.0,
     alpha: float = 0.25,
+    label_smoothing: float = 0.0,
     chosen: str = "chosen",
     rejected: str = "rejected",
 ) -> Objective:
@@ -122,6 +134,7 @@ def alphapo(
         beta: `β > 0`.
         gamma: `γ ≥ 0`, the margin of rewards that is asked for.
         alpha: `α`, any number; 0 is SimPO. 0.25 is near the paper's best, by our reading.
+        label_smoothing: `ε` in [0, 0.5), the share of labels believed flipped, as in `dpo`.
         chosen: role of the better case.
         rejected: role of the worse case.
 
@@ -143,12 +156,13 @@ def alphapo(
     check_number(0, open_low=True, beta=beta)
     check_number(0, gamma=gamma)
     check_number(alpha=alpha)
+    check_number(0, 0.5, label_smoothing=label_smoothing)
     return paired(
         alphapo,
         settings,
         (chosen, rejected),
         lambda scores: beta * box_cox(log_likelihood(scores, mean), -alpha),
-        lambda better, worse: logistic(better - worse - gamma),
+        lambda better, worse: smooth(logistic, better - worse - gamma, label_smoothing),
         reference=False,
     )
 

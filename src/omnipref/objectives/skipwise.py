@@ -19,7 +19,12 @@ from omnipref.scores import Scores
 
 
 def ranklist(
-    *, skips: Sequence[int] = (1, 2, 3), form: str = "lse", margin: float = 0.0, weights: Sequence[float] = ()
+    *,
+    skips: Sequence[int] = (1, 2, 3),
+    form: str = "lse",
+    margin: float = 0.0,
+    weights: Sequence[float] = (),
+    pooled: bool = False,
 ) -> Objective:
     """Skip-wise comparisons of a ranked list (RankList): each case with the ones `k` places below it.
 
@@ -34,16 +39,18 @@ def ranklist(
             the worst violation.
         margin: `W ≥ 0`; pairs whose scores in the data (the column `score`) differ by less are left out. 0 reads none.
         weights: `c_k`, one per distance; empty for 1 each.
+        pooled: all distances in one sum, `log(1 + Σ_k Σ_i e^{−d_{i,k}})`, instead of one sum for each distance.
 
     Raises:
-        ConfigError: an argument is out of range, or there are not as many weights as distances.
+        ConfigError: an argument is out of range, there are not as many weights as distances, or there are weights for
+            distances that are pooled.
 
     Here: written from the abstract and figure captions; no code is published. Cases of the same rank are never
         compared. A mean over lists, a sum within a list.
 
     Identities: on pairs both forms are RankNet, `−log σ(s_w − s_l)`; lse ≤ exact; with equal scores
         `(K − k) log 2` and `log(1 + K − k)`; all distances and `exact` are RankNet on all pairs; adding a constant to
-        all scores of a list changes nothing.
+        all scores of a list changes nothing; pooling changes nothing in the exact form.
 
     Example:
         >>> from omnipref.scores import pair_scores
@@ -62,16 +69,21 @@ def ranklist(
         raise ConfigError(f"found {len(weights)} weights and {len(skips)} skips; expected one weight per skip, or none")
     for value in weights:
         check_number(0, weights=value)
+    if weights and pooled:
+        raise ConfigError(
+            f"found weights={weights!r} and pooled=True; expected weights of distances, or one sum of all"
+        )
     violation, factors = check_choice("form", form, FORMS), tuple(weights) or (1.0,) * len(skips)
 
     def compute(scores: Scores, state: State) -> Outcome:
         reward_N = log_likelihood(scores)
         listed = _listed(scores, reward_N)
         label_N = scores.cases.columns["score"] if margin else None
-        parts = [
-            c * violation(*_skipped(listed, skip, label_N, margin)) for c, skip in zip(factors, skips, strict=True)
-        ]
-        return Outcome(torch.stack(parts).sum(0), reward_N)
+        parts = [_skipped(listed, skip, label_N, margin) for skip in skips]
+        if pooled:
+            return Outcome(violation(*(torch.cat(part, 1) for part in zip(*parts, strict=True))), reward_N)
+        losses = [c * violation(*part) for c, part in zip(factors, parts, strict=True)]
+        return Outcome(torch.stack(losses).sum(0), reward_N)
 
     columns = frozenset({"score"}) if margin else frozenset[str]()
     return single(ranklist, compute, Needs(lists=True, columns=columns), settings)

@@ -10,12 +10,15 @@ from torch import Tensor
 from omnipref.objectives.batch import everyone
 from omnipref.objectives.checks import check_number, check_roles
 from omnipref.objectives.links import logistic
+from omnipref.objectives.noise import smooth
 from omnipref.objectives.objective import Needs, Objective, Outcome, State, single
 from omnipref.objectives.ratio import difference, log_likelihood, log_ratio
 from omnipref.scores import Scores
 
 
-def aot(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
+def aot(
+    *, beta: float = 0.01, label_smoothing: float = 0.0, chosen: str = "chosen", rejected: str = "rejected"
+) -> Objective:
     """Alignment via optimal transport (AOT), paired: the policy's margins as a whole must exceed the reference's.
 
     `L = −log σ(β(m_(k) − m^ref_(k)))` with the margins `m = S_w − S_l` sorted over the batch, and those of the
@@ -23,6 +26,7 @@ def aot(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = "rejected
 
     Args:
         beta: `β > 0`, per nat.
+        label_smoothing: `ε` in [0, 0.5), the share of labels believed flipped, as in `dpo`.
         chosen: role of the better case.
         rejected: role of the worse case.
 
@@ -44,18 +48,22 @@ def aot(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = "rejected
     """
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
+    check_number(0, 0.5, label_smoothing=label_smoothing)
     check_roles(chosen=chosen, rejected=rejected)
 
     def compute(scores: Scores, state: State) -> Outcome:
         logp_N, rho_N = log_likelihood(scores), log_ratio(scores)
         margin_P = difference(scores, logp_N, chosen, rejected)
         ref_margin_P = difference(scores, logp_N - rho_N, chosen, rejected)
-        return Outcome(logistic(beta * (margin_P - at_same_rank(margin_P, ref_margin_P))), beta * rho_N)
+        gap_P = beta * (margin_P - at_same_rank(margin_P, ref_margin_P))
+        return Outcome(smooth(logistic, gap_P, label_smoothing), beta * rho_N)
 
     return single(aot, compute, Needs(frozenset({chosen, rejected}), reference=True, batch=True), settings)
 
 
-def aot_unpaired(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
+def aot_unpaired(
+    *, beta: float = 0.01, label_smoothing: float = 0.0, chosen: str = "chosen", rejected: str = "rejected"
+) -> Objective:
     """Alignment via optimal transport (AOT), unpaired: chosen rewards as a whole must exceed rejected ones.
 
     `L = −log σ(β(ρ_w(k) − ρ_l(k)))` with the log-ratios of the chosen cases sorted over the batch, and those of the
@@ -64,6 +72,7 @@ def aot_unpaired(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = 
 
     Args:
         beta: `β > 0`, per nat.
+        label_smoothing: `ε` in [0, 0.5), the share of labels believed flipped, as in `dpo`.
         chosen: role of the better case.
         rejected: role of the worse case.
 
@@ -87,6 +96,7 @@ def aot_unpaired(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = 
     """
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
+    check_number(0, 0.5, label_smoothing=label_smoothing)
     check_roles(chosen=chosen, rejected=rejected)
 
     def compute(scores: Scores, state: State) -> Outcome:
@@ -94,7 +104,7 @@ def aot_unpaired(*, beta: float = 0.01, chosen: str = "chosen", rejected: str = 
         better_P, worse_P = (scores.at(role, reward_N) for role in (chosen, rejected))
         above_P = better_P - at_same_rank(better_P, worse_P)
         below_P = at_same_rank(worse_P, better_P) - worse_P
-        both_P = logistic(above_P) + logistic(below_P)
+        both_P = smooth(logistic, above_P, label_smoothing) + smooth(logistic, below_P, label_smoothing)
         # Each comparison stands in two preferences, once with the gradient of either side: half the value, whole slope.
         return Outcome(both_P - both_P.detach() / 2, reward_N)
 

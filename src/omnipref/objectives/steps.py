@@ -11,7 +11,7 @@ from omnipref.objectives.checks import check_choice
 from omnipref.scores import Scores
 
 
-def step_weights(embedding_NUD: Tensor, scores: Scores, reduce: str = "total") -> Tensor:
+def step_weights(embedding_NUD: Tensor, scores: Scores, reduce: str = "total", *, centred: bool = False) -> Tensor:
     """`1 + cos(e_i^k, e_1^k)` at every unit of step k of case i, in [0, 2]: `[N, U]`, without gradient.
 
     `e` is the mean embedding over a step's units and `1` the best of the list, the first case of rank 0. Steps are
@@ -22,13 +22,16 @@ def step_weights(embedding_NUD: Tensor, scores: Scores, reduce: str = "total") -
         scores: with the steps as `segment`, from 0.
         reduce: `total`, so that `Σ_u w_u v_u` is the weighted sum of steps; `mean`, so that it is the weighted mean of
             the steps' means per unit.
+        centred: take the mean of all steps of a list from each of them. Last hidden states are alike everywhere, and
+            what steps differ in shows only so; likeness to the mean step then counts for nothing.
 
     Raises:
         ConfigError: another `reduce`.
         NeedsError: the scores have no segments, or a preference has no case of rank 0.
 
     Here: the list form of the released code. The paper's weight is between the two cases of each pair, which is no
-        weight of a case.
+        weight of a case. Embeddings are centred within a list, and not over a batch, so that what is learned of a
+        record does not depend on which others are beside it; with one list at a time, as released, both are the same.
 
     Example:
         >>> from dataclasses import replace
@@ -47,8 +50,18 @@ def step_weights(embedding_NUD: Tensor, scores: Scores, reduce: str = "total") -
     embedding_NUD = torch.where(scores.mask[:, :, None], embedding_NUD.detach(), 0.0)
     mean_NKD = torch.einsum("nuk,nud->nkd", member_NUK.to(embedding_NUD.dtype), embedding_NUD)
     mean_NKD = mean_NKD / count_NK.clamp(min=1)[:, :, None]
+    if centred:
+        mean_NKD = mean_NKD - _middle(mean_NKD, count_NK > 0, scores)
     weight_NK = 1 + F.cosine_similarity(mean_NKD, mean_NKD[_best(scores)], dim=2)
     return scale(weight_NK, count_NK).gather(1, step_NU) * scores.mask
+
+
+def _middle(mean_NKD: Tensor, present_NK: Tensor, scores: Scores) -> Tensor:
+    """The mean over all steps of each case's list: `[N, 1, D]`."""
+    owner_N, count = scores.cases.preference_N, scores.cases.count
+    total_PD = mean_NKD.new_zeros(count, mean_NKD.shape[2]).index_add(0, owner_N, mean_NKD.sum(1))
+    steps_P = present_NK.new_zeros(count, dtype=mean_NKD.dtype).index_add(0, owner_N, present_NK.sum(1).to(mean_NKD))
+    return (total_PD / steps_P.clamp(min=1)[:, None])[owner_N][:, None]
 
 
 def _as_they_are(weight_NK: Tensor, count_NK: Tensor) -> Tensor:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,14 @@ from omnipref.objectives.objective import Needs, Objective, Outcome, State, sing
 from omnipref.objectives.ratio import log_ratio
 from omnipref.scores import Cases, Scores
 
-BATCH = "batch"
-"""KTO's baseline that is the mean over the labelled cases themselves."""
+Baseline = tuple[Callable[[Scores, Tensor], Tensor], bool]
+"""From scores and log-ratios `[N]` to what `z` is the mean of, and whether it couples the preferences of a batch."""
+
+BASELINES: Mapping[str, Baseline] = {
+    "batch": (lambda scores, rho_N: rho_N[scores.cases.label_N != 0], True),
+    "zero": (lambda scores, rho_N: rho_N.new_zeros(1), False),
+}
+"""What the argument `baseline` of `kto` may name beside a role."""
 
 
 def kto(
@@ -37,12 +45,14 @@ def kto(
         desirable_weight: `λ_D ≥ 0`.
         undesirable_weight: `λ_U ≥ 0`; keep `λ_D n_D / (λ_U n_U)` within 1 to 4/3.
         baseline: role of the cases that give `z`: a response that belongs to another prompt, as in the paper; or
-            `batch`, the labelled cases themselves, as in Diffusion-KTO, which needs no further case.
+            `batch`, the labelled cases themselves, as in Diffusion-KTO, which needs no further case; or `zero`, for
+            which `z = 0` (APO-zero on single cases).
 
     Raises:
         ConfigError: an argument is out of range.
 
-    Identities: `λ/2` where policy = reference; on pairs, swapping the labels maps `L` to `1 − L` where `λ = 1`.
+    Identities: `λ/2` where policy = reference; on pairs, swapping the labels maps `L` to `1 − L` where `λ = 1`;
+        `apo_zero(beta)/2` on pairs with `zero`.
 
     Example:
         >>> from omnipref.scores import pair_scores
@@ -50,24 +60,25 @@ def kto(
         >>> kto(baseline="batch")(scores).loss_P
         tensor([0.4750])
 
-    Source: arXiv 2402.01306, equation (7); `batch`: arXiv 2404.04465.
+    Source: arXiv 2402.01306, equation (7); `batch`: arXiv 2404.04465; `zero`: TRL's `apo_zero_unpaired`.
     """
     settings = dict(locals())
     check_number(0, open_low=True, beta=beta)
     check_number(0, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     check_roles(baseline=baseline)
-    own = baseline == BATCH
+    role: Baseline = (lambda scores, rho_N: scores.at(baseline, rho_N), True)
+    picked, coupled = BASELINES.get(baseline, role)
 
     def compute(scores: Scores, state: State) -> Outcome:
         rho_N, label_N = log_ratio(scores), scores.cases.label_N
-        z = batch_mean(rho_N[label_N != 0] if own else scores.at(baseline, rho_N)).clamp(min=0)
+        z = batch_mean(picked(scores, rho_N)).clamp(min=0)
         weight_N = torch.where(label_N > 0, desirable_weight, undesirable_weight)
-        loss_N = weight_N * (1 - torch.sigmoid(label_N * beta * (rho_N - z)))  # (7) of 2402.01306
+        loss_N = weight_N * (1 - torch.sigmoid(label_N * (beta * (rho_N - z))))  # (7) of 2402.01306
         count_P = labelled_sum(torch.ones_like(loss_N), scores.cases)
         return Outcome(labelled_sum(loss_N, scores.cases) / count_P, beta * rho_N, {"kl": z})
 
-    roles = frozenset() if own else frozenset({baseline})
-    return single(kto, compute, Needs(roles, reference=True, labels=True, batch=True), settings)
+    roles = frozenset({baseline} - set(BASELINES))
+    return single(kto, compute, Needs(roles, reference=True, labels=True, batch=coupled), settings)
 
 
 def kto_pair(*, beta: float = 0.1, chosen: str = "chosen", rejected: str = "rejected") -> Objective:
@@ -119,7 +130,7 @@ def bco(*, beta: float = 0.1, shift: bool = True, momentum: float | None = None)
     the current one included, of the batch's mean `βρ`; without gradient, over the global batch, and kept as state.
 
     Args:
-        beta: `β > 0`, per nat.
+        beta: `β > 0`, per nat; TRL's default, where the survey lists 0.01 for models of billions of weights.
         shift: whether `δ` is used; without it the loss is TRL's `bco_pair` on pairs.
         momentum: in [0, 1), for an exponential instead of the plain mean: `δ ← mδ + (1 − m)·batch`.
 
