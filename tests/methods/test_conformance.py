@@ -24,6 +24,8 @@ from omnipref.worlds import denoising
 
 CARDS = [card for card in discover() if not card.error]
 P, U = 6, 5
+EMBEDDINGS = {"hidden": 3}
+"""Extras with several numbers for each unit."""
 
 
 @pytest.fixture(params=CARDS, ids=lambda card: card.slug)
@@ -66,7 +68,10 @@ def synthetic(needs: Needs, units: int = U, seed: int = 0, dtype: torch.dtype = 
     extras = {name: random().abs() for name in sorted(needs.extras)}
     reference = random()
     logp = (reference + 1e-4 * random()).requires_grad_()
-    return Scores(logp, mask, cases, reference, extras=extras)
+    for name in sorted(needs.extras & EMBEDDINGS.keys()):
+        extras[name] = torch.randn(n, units, EMBEDDINGS[name], generator=draw, dtype=dtype)
+    segment = (torch.arange(units) // 2).expand(n, -1)
+    return Scores(logp, mask, cases, reference, segment, extras=extras)
 
 
 def gradient(method: Method, scores: Scores) -> tuple[Outcome, Tensor]:
@@ -128,13 +133,18 @@ def test_swapping_flips_the_margin(method: Method):
 
 def test_padding_does_not_matter(method: Method):
     scores = synthetic(method.needs)
-    pad = {"value": 99.0}
+
+    def padded(value: Tensor) -> Tensor:
+        return torch.nn.functional.pad(value, [0, 0] * (value.dim() - 2) + [0, 3], value=99)
+
+    assert scores.segment is not None
     longer = replace(
         scores,
-        logp=torch.nn.functional.pad(scores.logp, (0, 3), **pad),
-        ref_logp=torch.nn.functional.pad(scores.ref_logp, (0, 3), **pad) if scores.ref_logp is not None else None,
+        logp=padded(scores.logp),
+        ref_logp=padded(scores.ref_logp) if scores.ref_logp is not None else None,
         mask=torch.nn.functional.pad(scores.mask, (0, 3), value=False),
-        extras={name: torch.nn.functional.pad(value, (0, 3), **pad) for name, value in scores.extras.items()},
+        segment=padded(scores.segment),
+        extras={name: padded(value) for name, value in scores.extras.items()},
     )
     torch.testing.assert_close(method.objective(longer).loss_P, method.objective(scores).loss_P)
 
@@ -158,6 +168,7 @@ def test_the_order_of_cases_and_preferences_does_not_matter(method: Method):
         scores.mask[place],
         cases,
         scores.ref_logp[place] if scores.ref_logp is not None else None,
+        scores.segment[place] if scores.segment is not None else None,
         extras={name: value[place] for name, value in scores.extras.items()},
     )
     before, after = method.objective(scores), method.objective(moved)

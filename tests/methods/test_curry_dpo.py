@@ -36,3 +36,24 @@ def test_builder_and_schedule_speak_of_the_same_stages():
 def test_the_claim_trains_with_this_objective():
     default = run.__kwdefaults__["objective"]
     assert str(parse_objective(default)) == str(parse_objective("dpo()")) == str(load_method("curry-dpo").objective)
+
+
+def test_one_stage_is_plain_dpo_whatever_the_reference():
+    arms = {"stage": {"stages": ((0,),), "refresh": True}, "plain": {"stages": ((0,),), "refresh": False}}
+    assert run("stage", 0, arms=arms, steps=12) == run("plain", 0, arms=arms, steps=12)
+    three = {"follows": {}, "stays": {"refresh": False}}
+    follows, stays = (run(arm, 0, arms=three, steps=12) for arm in three)
+    assert follows["final"] != stays["final"]
+
+
+def test_rewards_of_all_stages_add_up_to_those_against_the_first_reference():
+    draw = torch.Generator().manual_seed(0)
+    stages = [pair_scores(*torch.randn(2, 5, 3, generator=draw, dtype=torch.float64)) for _ in range(4)]
+    objective = load_method("curry-dpo").objective
+
+    def rewards(later: int, earlier: int) -> torch.Tensor:
+        found = objective(stages[later].with_reference(stages[earlier].logp)).reward_N
+        assert found is not None
+        return found
+
+    torch.testing.assert_close(rewards(1, 0) + rewards(2, 1) + rewards(3, 2), rewards(3, 0))

@@ -109,6 +109,22 @@ def test_names_suggest_near_misses(tmp_path: Path):
         load_claim("my-method", discover(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("slug", "arguments", "message"),
+    [
+        ("vpo", {"beta": "abc"}, "`method_args` of `vpo`: found `beta` = 'abc'; expected a number"),
+        ("vpo", {"online": "abc"}, "expected true or false"),
+        ("vpo", {"calibration": [{}]}, "found `calibration[0]` = {}; expected text"),
+        ("curry-dpo", {"stages": 2.5}, "found `stages` = 2.5; expected a whole number"),
+        ("survey-dpo", {"objective": {}}, "expected text"),
+    ],
+)
+def test_hyper_parameters_of_another_type_are_refused(slug: str, arguments: dict[str, object], message: str):
+    with pytest.raises(ConfigError) as caught:
+        load_method(slug, arguments)
+    assert message in str(caught.value)
+
+
 def test_the_shipped_methods_are_sound():
     cards = discover()
     assert {"re-align"} <= {card.slug for card in cards}

@@ -82,8 +82,12 @@ claim = Claim(
     seeds=6,
     expected=1.2,
     note=(
-        "What rescues CPO is its likelihood term: without it it does no better than DPO. Where the base model rarely "
-        "writes junk (`*_little_junk`) there is nothing to rescue. After fine-tuning, CPO is the worst of the four, "
-        "and 40 pairs do what 2,000 do. That KTO can do without fine-tuning, as the study found, is not seen here."
+        "What rescues CPO is its likelihood term: without it it is DPO to the last digit, because the base model likes "
+        "all answers alike. Where the base model rarely writes junk (`*_little_junk`) there is nothing to rescue. "
+        "After fine-tuning, CPO is the worst of the four (-0.05), DPO and IPO reach 0.65 and KTO 0.49, which was "
+        "expected level with them: at one rate for all losses it goes least far. 40 pairs (0.55) give most of what 400 "
+        "(0.65) and 2,000 (0.67) give, though not all as in an earlier simulation. Without fine-tuning DPO ends at "
+        "-1.52 and KTO at -1.71, where -1.11 and -1.42 were expected; the simulation's rate is not stated. That KTO "
+        "can do without fine-tuning, as the study found, is not seen here."
     ),
 )

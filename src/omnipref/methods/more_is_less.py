@@ -11,8 +11,9 @@ Paper: with chosen answers of a stronger model and rejected ones of the model it
     linear probe tells chosen from rejected says so beforehand.
 Released code: 5 samples at temperature 0.5 and top-p 0.9, judged by reward-model-deberta-v3-large-v2, 10 000 prompts
     of PKU-SafeRLHF; training by another project's recipe. Its builder loses samples at the end of batches.
-Here: `from_samples` and `best_worst_of_n`; `omnipref.evaluation.linear_separability` is the probe. The paper's DPO
-    settings are not published; beta is 0.1 and the rate 5e-7 for one epoch.
+Here: `from_samples` and `best_worst_of_n`; `omnipref.evaluation.linear_separability` is the probe, `attack_success` the
+    measure by phrases. Builders sample at temperature 1; `omnipref sample` has the code's 0.5 and 0.9 as options. The
+    paper's DPO settings are not published; beta is 0.1 and the rate 5e-7 for one epoch.
 Why: the probe's recipe is not published either: five folds divided by prompt, standardised features, C = 1.
 """
 

@@ -10,7 +10,8 @@ With Delta the difference of log-ratios and e the rate of flips:
 
 Paper: e = 0.1, beta = 0.1, rate 1e-3 on small models; flips are independent of what is compared. IMDb and HH-RLHF.
 Released code: none by the authors; TRL's `robust` is the same loss.
-Here: `robust_dpo`, the general wrapper `objectives.debias` on the logistic link. The rate must be below one half.
+Here: `robust_dpo`, the general wrapper `objectives.debias` on the logistic link. The rate must be below one half. The
+    builder `flip_labels(share=...)` makes noise of a known rate.
 Why: conservative DPO (`dpo(label_smoothing=e)`) has the same two terms with the other sign and stops early; this one
     pushes every pair harder, and falls without bound where the rate is overestimated.
 """

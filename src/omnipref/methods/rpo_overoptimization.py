@@ -13,7 +13,8 @@ Paper: the log-likelihood is a sum; eta = 0.005, beta = 0.01 (from Zephyr's SFT 
 Released code: two forms. The handbook fork has the sum and eta beta; the OpenRLHF fork has the mean per token with a
     weight of 0.2 and no beta, which its authors recommend for reasoning. Weights below 1e-6 are taken as none.
 Here: `form="total"` is the first, `form="mean"` the second; the anchor is `sft` on any role.
-Why: TRL's recipe (mean per token, weight 0.005) is neither of the two, so both are offered by name.
+Why: TRL's recipe (mean per token, weight 0.005) is neither of the two, so both are offered by name. Iterative reasoning
+    RPO is `dpo() + sft()` in rounds; relative preference optimisation, a third RPO, is another method.
 """
 
 from __future__ import annotations

@@ -76,8 +76,10 @@ claim = Claim(
     seeds=8,
     expected=0.75,
     note=(
-        "A target that is ten times as far away (`far_target`), or an anchor that hardly weighs (`weak_anchor`), "
-        "brings DPO's failure back. This is one world, made so that what was not compared is bad; where pairs cover "
-        "everything the order turns around (see `rpo-overoptimization`)."
+        "With an anchor that hardly weighs (`weak_anchor`: -0.37) DPO's failure (-0.39) is back, and with a target ten "
+        "times as far away more than half of it (`far_target`: -0.06 against 0.40). APO-zero, which is bounded but has "
+        "no finite target, ends where it began (-0.15); chi_po without a clip does what DPO does. IPO, NCA, SimPO and "
+        "DPO with an anchor all reach 0.34 or more. This is one world, made so that what was not compared is bad; "
+        "where pairs cover everything the order turns around (see `rpo-overoptimization`)."
     ),
 )

@@ -14,12 +14,13 @@ Paper: paths branch off a correct solution at random steps; a judge grades each 
 Released code: github.com/MrBlankness/TPO: weights against the correct path alone; each token is scored by the first
     position's distribution, the list loss has no lambda, counts the diagonal and ties, and enters with the wrong sign.
 Here: the formulas, with weights against the best path, which is a weight of a case: `lipo` whose units have weights.
-    `step_weights=False` by default, which is `lipo` as it is, because no policy of the library gives embeddings of
-    steps yet; with True the scores must bring an extra `step_weight`, which `objectives.step_weights` computes from
-    embeddings in one's own loop. Records bring paths whose response has its steps as parts, and scores in [0, 1],
-    (grade + 100) / 200: 2^v of a raw grade overflows. Paths are not expanded nor graded here.
-Why: the released loss cannot be followed literally. A judge's grades can be close to 100 for a path that is wrong
-    somewhere, so leave out paths that are less than 5 points apart.
+    They are on, as in the paper, and made of the policy's last hidden states at the steps' own tokens as they are now,
+    without gradient; `centred=True` takes each tree's mean step from its steps first, `step_weights=False` leaves
+    weights away. Records bring paths whose response has its steps as parts, and scores in [0, 1], (grade + 100) / 200:
+    2^v of a raw grade overflows. Paths are not expanded nor graded here.
+Why: the released loss cannot be followed literally. Last hidden states are alike everywhere, so that weights hardly
+    vary unless embeddings are centred; the paper does not say whether its are, so by default they are not. A judge's
+    grades can be close to 100 for a path that is wrong somewhere, so leave out paths that are less than 5 points apart.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ from omnipref.method import Claim, Method
 from omnipref.objectives import lipo
 
 
-def tree_tpo(*, beta: float = 0.5, step_weights: bool = False, learning_rate: float = 5e-7) -> Method:
+def tree_tpo(
+    *, beta: float = 0.5, step_weights: bool = True, centred: bool = False, learning_rate: float = 5e-7
+) -> Method:
     """LambdaLoss over the paths of a tree.
 
     Args:
         beta: strength, per nat of a step's summed log-ratio.
-        step_weights: whether each unit counts as often as the extra `step_weight` says.
+        step_weights: whether each step counts by how much it is like the same step of the best path.
+        centred: whether this is told from the mean step of the tree; not without `step_weights`.
         learning_rate: for one tree of five paths at a time.
 
     Identities: `dpo(beta)` times 1/log 2 - 1/log 3 on two paths of values 1 and 0; log 2 times the sum of lambda where
@@ -42,7 +46,8 @@ def tree_tpo(*, beta: float = 0.5, step_weights: bool = False, learning_rate: fl
     Source: arXiv 2410.12854; released code for beta, rate and LoRA.
     """
     return Method(
-        objective=lipo(beta=beta, weights="step_weight" if step_weights else ""),
+        objective=lipo(beta=beta, embedding="hidden" if step_weights else "", centred=centred),
+        not_symmetric_because="the path that is best has the largest weights" if step_weights else "",
         defaults={
             "learning_rate": learning_rate,
             "weight_decay": 0.01,

@@ -11,25 +11,48 @@ The value that a reward calibrated to mean zero under pi_cal allows is -beta E[l
 Paper: the preference loss is a sum over all pairs, so alpha fades as data grow; with a mean loss, divide by their
     number. Llama-2-chat and Flan-T5-xl; alpha and beta are not stated in what could be read.
 Released code: none.
-Here: `offline` imitates both responses of a pair equally (the behaviour's distribution) or one of them; `online`
-    makes a sample of the reference less likely and needs the role `reference_sample`. beta = 0.1 and alpha are our
-    choice.
+Here: offline, both responses of a pair are imitated equally (the behaviour's distribution), or one of them; online, a
+    sample of the reference becomes less likely, the role `reference_sample_0`, which the builder draws from the model
+    that training starts from. beta = 0.1 and alpha are our choice.
 Why: the constant log pi_ref is dropped. Online the loss has no bound below, so alpha must stay small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from omnipref.method import Claim, Method
 from omnipref.objectives import Objective, dpo, optimism, sft
+
+
+@dataclass(frozen=True)
+class Side:
+    """What tells optimism and pessimism apart.
+
+    Args:
+        term: of a calibration response, from its role.
+        calibration: roles of these responses where none are named.
+        builders: what makes them.
+    """
+
+    term: Callable[[str], Objective]
+    calibration: tuple[str, ...]
+    builders: tuple[str, ...] = ()
+
+
+SIDES: Mapping[bool, Side] = {
+    False: Side(lambda role: sft(role, reduce="total"), ("chosen", "rejected")),
+    True: Side(optimism, ("reference_sample_0",), ("own_samples(n=1, role='reference_sample')",)),
+}
+"""The two sides by whether the method runs online."""
 
 
 def vpo(
     *,
     beta: float = 0.1,
     alpha: float = 0.1,
-    calibration: Sequence[str] = ("chosen", "rejected"),
+    calibration: Sequence[str] = (),
     online: bool = False,
     learning_rate: float = 5e-7,
 ) -> Method:
@@ -38,7 +61,8 @@ def vpo(
     Args:
         beta: per nat.
         alpha: weight of the value.
-        calibration: roles whose responses stand for pi_cal, equally; online for instance `["reference_sample"]`.
+        calibration: roles whose responses stand for pi_cal, equally; empty for both of the pair, and online for a
+            sample of the reference.
         online: optimism (True) or pessimism.
         learning_rate: our choice.
 
@@ -46,16 +70,14 @@ def vpo(
 
     Source: arXiv 2405.19320, equations (13) and (17).
     """
-    term = optimism if online else _imitated
-    value = [alpha * beta / len(calibration) * term(role) for role in calibration]
+    side = SIDES[online]
+    roles = tuple(calibration) or side.calibration
+    value = [alpha * beta / len(roles) * side.term(role) for role in roles]
     return Method(
         objective=sum(value, dpo(beta=beta)),
+        builders=() if calibration else side.builders,
         defaults={"learning_rate": learning_rate, "num_train_epochs": 1},
     )
-
-
-def _imitated(role: str) -> Objective:
-    return sft(role, reduce="total")
 
 
 claim = Claim(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -133,7 +133,7 @@ def run(
     arms: Mapping[str, Mapping[str, Any]],
     steps: int = 2000,
     rate: float = 3.0,
-    optimizer: str = "sgd",
+    optimizer: Literal["sgd", "adam"] = "sgd",
 ) -> dict[str, float]:
     """Train one arm on full batches, and measure what is true of it (`Coverage.measure`).
 

@@ -127,7 +127,7 @@ class TextWorld:
 
     def _records(self, objective: Objective) -> list[Preference]:
         needs = objective.needs
-        if needs.lists:
+        if needs.lists or needs.groups:
             records = list(self.lists)
         else:
             records = [_with_completion(one) for each in self.lists for one in to_pairs(each, "best_vs_worst")]
