@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+from omnipref.config.coerce import arguments_for
 from omnipref.config.load import write_text
 from omnipref.environment import devices, versions
 from omnipref.errors import ConfigError, DataError, nearest
@@ -75,12 +77,23 @@ class Run:
 
 
 def with_options(claim: Claim, options: Mapping[str, Any]) -> Claim:
-    """The same claim with options of one's own; the note then says that it is not the claim's protocol."""
+    """The same claim with options of one's own; the note then says that it is not the claim's protocol.
+
+    Raises:
+        ConfigError: an option that the claim's `run` does not take, or a value of another type.
+    """
     if not options:
         return claim
-    changed = ", ".join(f"{name}={value}" for name, value in options.items())
+    function = _function(claim.run)
+    known = [each.name for each in signature(function).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+    known = [name for name in known if name != "arms"]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"found `{name}` in `options`; {nearest(name, known)}")
+    given = arguments_for(function, options)
+    changed = ", ".join(f"{name}={value}" for name, value in given.items())
     return replace(
-        claim, options={**claim.options, **options}, note=f"Not the claim's protocol: {changed}. {claim.note}".strip()
+        claim, options={**claim.options, **given}, note=f"Not the claim's protocol: {changed}. {claim.note}".strip()
     )
 
 

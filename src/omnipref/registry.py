@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from omnipref.config.coerce import arguments_for
 from omnipref.errors import ConfigError, nearest
 from omnipref.method import Claim, Method
 
@@ -151,7 +152,8 @@ def load_method(slug: str, arguments: Mapping[str, Any] | None = None, cards: It
     """A method with hyper-parameters of one's own, the paper's otherwise.
 
     Raises:
-        ConfigError: no such method, a broken file, or an unknown hyper-parameter (with the nearest one).
+        ConfigError: no such method, a broken file, or an unknown hyper-parameter (with the nearest one), or one of
+            another type.
     """
     card, arguments = find(slug, cards), dict(arguments or {})
     function = getattr(load_module(card), card.function)
@@ -159,7 +161,10 @@ def load_method(slug: str, arguments: Mapping[str, Any] | None = None, cards: It
     for name in arguments:
         if name not in known:
             raise ConfigError(f"found `{name}` in `method_args` of `{card.slug}`; {nearest(name, known)}")
-    return function(**arguments)
+    try:
+        return function(**arguments_for(function, arguments))
+    except ConfigError as error:
+        raise ConfigError(f"`method_args` of `{card.slug}`: {error}") from None
 
 
 def load_claim(slug: str, cards: Iterable[Card] | None = None) -> Claim:

@@ -14,8 +14,10 @@ import pytest
 from omnipref import cli
 from omnipref.claims import Run, commit, judge, run_arms, run_claim, with_options
 from omnipref.cli import reproduce
+from omnipref.config import ReproduceConfig
 from omnipref.errors import ConfigError, DataError
 from omnipref.method import Claim
+from omnipref.registry import Card, load_claim
 
 CALLS: Counter[tuple[str, int]] = Counter()
 GAIN = {"method": 2.0, "baseline": 0.0, "control": 0.1, "half": 1.9}
@@ -209,3 +211,30 @@ def test_commit_of_this_checkout():
     assert commit(Path("/")) == ""
     here = commit()
     assert here == "" or len(here.partition("+changes.")[0]) == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skale": 1}, "found `skale` in `options`; did you mean `scale`"),
+        ({"scale": "large"}, "found `scale` = 'large'; expected a number"),
+        ({"arms": {}}, "found `arms` in `options`"),
+    ],
+)
+def test_options_that_the_world_does_not_take_are_refused(options: dict[str, object], message: str):
+    with pytest.raises(ConfigError) as caught:
+        with_options(claim(), options)
+    assert message in str(caught.value)
+
+
+def test_a_word_that_a_world_does_not_know_is_refused_with_those_it_knows():
+    with pytest.raises(ConfigError, match="known: adam, sgd"):
+        with_options(load_claim("survey-dpo"), {"optimizer": "lion"})
+
+
+def test_fewer_seeds_than_a_record_has_leave_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("omnipref.cli.reproduce.load_claim", lambda slug: claim())
+    monkeypatch.setattr("omnipref.cli.reproduce.chosen", lambda config: [Card(slug="a-method", path=tmp_path)])
+    for seeds, file in ((3, "a-method.json"), (4, "a-method.json"), (2, "a-method.trial.json")):
+        reproduce.reproduce(ReproduceConfig(slug="a-method", seeds=seeds, output_dir=str(tmp_path)))
+        assert json.loads((tmp_path / file).read_text())["seeds"] == seeds

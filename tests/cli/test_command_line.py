@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from omnipref import cli
 from omnipref.cli import commands, main
@@ -166,6 +168,11 @@ def refused(config: Nothing) -> None:
     raise DataError("an empty response", "text", record=3, field="chosen")
 
 
+def warned(config: Nothing) -> None:
+    with tqdm(total=1, desc="bar"):
+        logging.getLogger("omnipref").warning("a record is odd")
+
+
 def use(monkeypatch: pytest.MonkeyPatch, target: Any, resumes: bool = True) -> None:
     """Put one command in place of all."""
     command = Command(name="nothing", config=Nothing, target=f"{__name__}:{target.__name__}", resumes=resumes)
@@ -192,6 +199,15 @@ def test_interruption_says_how_to_continue(
     use(monkeypatch, interrupted, resumes)
     assert cli.main(words) == 130
     assert capsys.readouterr().err.strip() == expected
+
+
+def test_warnings_have_a_line_of_their_own_beside_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    use(monkeypatch, warned)
+    assert cli.main(["nothing"]) == 0
+    shown = capsys.readouterr().err
+    assert "bar:" in shown and "\ra record is odd\n" in shown
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -250,3 +266,11 @@ def test_errors_of_the_disk_and_of_others_are_one_line(capsys: pytest.CaptureFix
     assert main(["data", "convert", str(data), "--output", str(data)]) == 2
     assert "expected none" in capsys.readouterr().err
     assert data.read_text().count("\n") == 1
+
+
+def test_pairs_are_never_written_over_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    source = tmp_path / "lists.jsonl"
+    source.write_text('{"prompt": "a", "responses": ["b", "c"], "scores": [1, 0]}\n')
+    before = source.read_text()
+    assert "expected none" in failing(capsys, "data", "pairs", str(source), "--output", str(source))
+    assert source.read_text() == before

@@ -43,6 +43,12 @@ def test_a_file(tmp_path: Path):
         assert piece in text
 
 
+def test_balanced_lengths_are_no_reason_to_warn():
+    warning = "a policy trained on these pairs will tend to follow"
+    assert warning not in shown(inspect([pair("q", "a b", "c d"), pair("r", "a", "b")]))
+    assert warning in shown(inspect([pair("q", "a b c", "c d"), pair("r", "a b", "b")]))
+
+
 def test_kinds_roles_and_length_gap_of_other_shapes():
     records = [pair("q", "a b", "c"), ranked("q", ["a b c", "d", "e f"]), unpaired("q", "a", True)]
     found = inspect(records)

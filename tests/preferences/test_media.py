@@ -84,6 +84,14 @@ def test_corrupt_pictures_are_refused(data: bytes):
         load_image(data, field="image")
 
 
+def test_a_corrupt_picture_is_told_by_its_path(tmp_path: Path):
+    path = tmp_path / "half.png"
+    path.write_bytes(b"text")
+    for value in (path, {"path": str(path)}):
+        with pytest.raises(DataError, match=r"corrupt picture at .*half\.png \(no known kind of picture\)"):
+            load_image(value)
+
+
 def test_hundred_megapixels_are_refused_before_decoding(tmp_path: Path):
     path = tmp_path / "large.png"
     Image.new("1", (10_000, 10_000)).save(path)

@@ -12,6 +12,7 @@ from preferences.public_rows import HH, ROWS
 
 from omnipref.errors import ConfigError, DataError
 from omnipref.preferences import Preference, preference_key, read
+from omnipref.preferences.sources import check_source
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 PAIRS = [{"prompt": f"{i} + 1 =", "chosen": f" {i + 1}", "rejected": f" {i}"} for i in range(6)]
@@ -351,3 +352,19 @@ def test_real_hh_dialogues(tmp_path: Path):
 def test_hh_row_through_a_file(tmp_path: Path):
     (preference,) = read(lines(tmp_path / "hh.jsonl", [HH]))
     assert preference.cases["rejected"].text == "go away"
+
+
+def test_a_source_is_checked_without_reading_it_whole(tmp_path: Path):
+    check_source(str(save_jsonl(tmp_path)))
+    check_source("owner/set-on-the-hub")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "table.csv").write_text("a,b")
+    for name, found in (("empty.jsonl", "no row"), ("table.csv", "ends in '.csv'"), ("gone.jsonl", "no such file")):
+        with pytest.raises(DataError, match=found):
+            check_source(str(tmp_path / name))
+
+
+def test_a_file_without_a_readable_row_says_why(tmp_path: Path):
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="no row that can be read: row 0 is the byte 0xff"):
+        list(read(tmp_path / "bytes.jsonl"))

@@ -10,7 +10,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from omnipref.errors import DataError, NeedsError
-from omnipref.objectives import dpo, kto, plackett_luce, sft
+from omnipref.objectives import dpo, kto, parse_objective, plackett_luce, sft
 from omnipref.objectives.objective import Needs
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.preferences import Case, pair, ranked, unpaired
@@ -31,6 +31,46 @@ from omnipref.training.data import narrowed
 def test_data_that_lack_what_the_objective_reads_are_refused(objective, record, message):
     with pytest.raises(NeedsError, match=message):
         check_needs(objective.needs, record)
+
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("sampled_kl()", "--online 'own_samples"),
+        ("rationale()", "--builders write_rationale rationale_case"),
+        ("wider_margin()", "--builders inter_instructions"),
+        ("pro()", "`score_chosen` and `score_rejected`"),
+        ("gdpo_geometric()", "give each record a number `probability`"),
+        ("dpo(rejected='other')", "omnipref build --help"),
+    ],
+)
+def test_what_is_missing_comes_with_its_own_cure(text, cure):
+    record = pair("a", "b", "c").with_case("third", Case.raw("a", "d"))
+    with pytest.raises(NeedsError) as caught:
+        check_needs(parse_objective(text).needs, record)
+    assert cure in str(caught.value)
+
+
+def test_two_cases_of_other_names_are_proposed_as_they_are():
+    record = pair("a", "b", "c")
+    (better, worse), (first, _) = record.cases.values(), record.comparisons * 2
+    renamed = replace(
+        record,
+        cases={"chosen": better, "chosen@negative_image": worse},
+        comparisons=(replace(first, worse="chosen@negative_image"),),
+    )
+    with pytest.raises(NeedsError, match=r"dpo\(chosen='chosen', rejected='chosen@negative_image'\)"):
+        check_needs(dpo().needs, renamed)
+
+
+def test_many_records_set_aside_are_told_by_five_and_a_count(tmp_path, caplog):
+    model, owner = factories.llama()
+    policy = build_policy(model, owner, max_length=40)
+    records = [pair("long " * 60, "a", "b", record=i) for i in range(9)] + [pair("short", "a", "b", record=9)]
+    prepare(policy, records, dpo().needs, tmp_path / "aside.jsonl", progress=False)
+    assert len((tmp_path / "aside.jsonl").read_text().splitlines()) == 9
+    assert caplog.text.count("set aside: data") + caplog.text.count("set aside: record") == 5
+    assert f"records set aside: 9 of 10, with reasons in {tmp_path / 'aside.jsonl'}" in caplog.text
 
 
 def test_pairs_serve_lists_labels_and_pairs():

@@ -40,10 +40,12 @@ REFUSED = {
 
 SURROGATES = {
     "nash_md": "its value means nothing",
+    "grpo": "its value means nothing",
     "sampled_kl": "its gradient is that of an expectation over samples, not of its value",
     "beta_dpo": "a step changes which pairs are kept",
     "kto_pair": "its reference points are held constant",
     "wpo": "its weights are held constant",
+    "dft": "its weights are held constant",
 }
 """Objectives whose gradient is not the slope of their value, which a step therefore need not lower."""
 

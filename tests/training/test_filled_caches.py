@@ -170,7 +170,8 @@ def test_a_cache_that_cannot_be_filled_is_an_error(llama, tmp_path, capsys):
     (tmp_path / "cache").write_text("a file where a folder should be")
     assert main(["score", str(data), *words, "--fill-cache", "--cache-dir", str(tmp_path / "cache")]) == 2
     said = capsys.readouterr().err
-    assert "cannot be written" in said and "name another --cache-dir" in said
+    assert "cannot be written" in said and "name another --cache-dir" in said and "goes on" not in said
+    assert "nothing more is kept" not in said
     assert not (tmp_path / "scores.jsonl").exists()
     assert main(["score", str(data), *words, "--cache-dir", str(tmp_path / "cache")]) == 2
     assert "`fill_cache`" in capsys.readouterr().err
@@ -197,3 +198,57 @@ def test_two_processes_fill_and_read_one_cache(llama, tmp_path, keep):
         assert [line["loss"] for line in history if "loss" in line] == pytest.approx(live, abs=2e-6)
         (path,) = (tmp_path / "cache").rglob("*.sqlite")
         assert Store(path).count() == 32
+
+
+def test_scoring_says_what_it_wrote_and_refuses_a_bad_place_at_once(llama, tmp_path, capsys):
+    data, words = texts(tmp_path), ["--model-name-or-path", str(llama), "--output"]
+    assert main(["score", str(data), *words, str(tmp_path / "scores.jsonl"), "--limit", "2"]) == 0
+    assert f"2 of 2 records scored: {tmp_path / 'scores.jsonl'}" in capsys.readouterr().out
+    (tmp_path / "file").write_text("no folder")
+    words[1] = "no-such-model"
+    assert main(["score", str(data), *words, str(tmp_path / "file" / "scores.jsonl")]) == 2
+    assert f"{tmp_path / 'file'}/scores.jsonl.parts: Not a directory" in capsys.readouterr().err
+    assert main(["score", str(tmp_path / "gone.jsonl"), *words, str(tmp_path / "other.jsonl")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not list(tmp_path.glob("other*"))
+
+
+def test_a_killed_score_goes_on_with_the_first_missing_part(llama, tmp_path):
+    data, output = texts(tmp_path, 100), tmp_path / "scores.jsonl"
+    more = tmp_path / "more"
+    more.mkdir()
+    words = ["score", str(data), str(texts(more, 2)), "--model-name-or-path", str(llama), "--batch-size", "2"]
+    parts = tmp_path / "scores.jsonl.parts"
+    command = [sys.executable, "-m", "omnipref", *words, "--output", str(output)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet) as process:
+        deadline = time.monotonic() + 120
+        while not list(parts.glob("0*.json")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not output.exists()
+    done = len(list(parts.glob("0*.json")))
+    with counted(LlamaModel) as whole:
+        assert main([*words, "--output", str(tmp_path / "plain.jsonl")]) == 0
+    assert main([*words, "--output", str(output), "--seed", "1"]) == 2 and not output.exists()
+    with counted(LlamaModel) as rest:
+        assert main([*words, "--output", str(output)]) == 0
+    assert output.read_bytes() == (tmp_path / "plain.jsonl").read_bytes() and not parts.exists()
+    assert len(whole) - len(rest) == 16 * done >= 16
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["record"] for line in lines] == [*range(100), 0, 1]
+    assert len({line["source"] for line in lines}) == 2
+
+
+def test_what_cannot_be_scored_is_put_aside_and_the_rest_goes_on(llama, tmp_path, capsys):
+    rows = [{"prompt": "What is it?", "chosen": "two", "rejected": "no " * count} for count in (1, 600, 2)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = scored(llama, data, tmp_path / "scores.jsonl")
+    assert [line["record"] for line in lines] == [0, 2]
+    assert "2 of 3 records scored, 1 put aside" in capsys.readouterr().out
+    (reason,) = [json.loads(line) for line in (tmp_path / "scores.quarantine.jsonl").read_text().splitlines()]
+    assert reason["record"] == 1 and reason["field"] == "rejected" and "tokens" in reason["reason"]
+    words = ["score", str(data), "--model-name-or-path", str(llama), "--max-length", "4"]
+    assert main([*words, "--output", str(tmp_path / "none.jsonl")]) == 2
+    assert "no record that can be scored" in capsys.readouterr().err and not (tmp_path / "none.jsonl").exists()

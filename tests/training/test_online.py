@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from training.test_run import losses, rows_of_text, write
 
 from omnipref.cli.main import main
 from omnipref.errors import DataError
-from omnipref.objectives import dpo
+from omnipref.objectives import dpo, grpo
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.preferences import pair
 from omnipref.training.online import Online, together
@@ -29,6 +30,7 @@ def online(builder: str, seed: int = 0) -> tuple[Online, torch.nn.Module]:
 
 
 RECORDS = [pair(f"What is {i}? ", "two", "a fork", record=i) for i in range(3)]
+GROUP = "group(reward=count('e'), n=4)"
 JUDGED = "best_vs_worst(reward=-count('a'), n=8)"
 
 
@@ -74,8 +76,9 @@ def words(model: Path, folder: Path, steps: int, *more: str) -> list[str]:
     [
         ["--online", "own_samples(n=2)", "--objective", "dpo(beta=0.1) + 0.1 * sampled_kl()"],
         ["--online", JUDGED, "--objective", "dpo(beta=0.1)", "--lora-r", "2", "--max-batch-tokens", "64"],
+        ["--online", GROUP, "--objective", "grpo(normalise='batch')", "--max-batch-tokens", "96"],
     ],
-    ids=["penalty on own samples", "online dpo"],
+    ids=["penalty on own samples", "online dpo", "group relative"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_numbers(llama, tmp_path, method):
     (tmp_path / "once").mkdir()
@@ -84,6 +87,27 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(llama, tmp_path, method)
     assert main(words(llama, tmp_path / "twice", 2, *method)) == 0
     assert main(words(llama, tmp_path / "twice", 4, *method)) == 0
     assert losses(tmp_path / "twice" / "run") == losses(tmp_path / "once" / "run")
+
+
+def test_group_relative_training_raises_the_reward(llama, tmp_path):
+    given = words(llama, tmp_path, 10, "--online", GROUP, "--objective", "grpo(beta=0.01)", "--seed", "1")
+    given[given.index("--learning-rate") + 1] = "1e-2"
+    assert main(given) == 0
+    logged = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    score = [line["grpo/score"] for line in logged if "grpo/score" in line]
+    assert len(score) == 10 and sum(score[-3:]) > 1.5 * sum(score[:3])
+    assert all(line["grpo/outside"] == 0 for line in logged if "grpo/outside" in line)
+
+
+def test_equal_samples_are_all_trained_on(llama):
+    model, owner = factories.llama()
+    sampling = {"max_new_tokens": 3, "top_p": 0.001}  # the likeliest tokens alone
+    make = Online(build_policy(model, owner), owner, [GROUP], grpo().needs, sampling)
+    (batch,) = make(model, RECORDS, 0)["parts"]
+    assert batch.cases.preference_N.bincount().tolist() == [4, 4, 4]
+    logp = make.policy.score(model, batch).logp.unflatten(0, (3, 4))
+    assert logp.abs().min() > 0
+    torch.testing.assert_close(logp, logp[:, :1].expand_as(logp))
 
 
 def test_prompts_are_enough(llama, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import factories
@@ -125,3 +127,45 @@ def test_several_processes_are_refused(llama, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="runs in one process"):
         rounds.run(RoundsConfig(dataset=["easy.jsonl"], model_name_or_path=str(llama), output_dir=str(tmp_path)))
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_with_code_of_its_own_goes_through_rounds(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own = shutil.copytree(llama, tmp_path / "own")
+    (own / "own.py").write_text(OWN_CODE)
+    settings = json.loads((own / "config.json").read_text()) | {"model_type": "own-llama"}
+    settings["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (own / "config.json").write_text(json.dumps(settings))
+    words = [*curriculum(own, tmp_path, "--momentum", "0.5"), "lora_r=2", "lora_target_modules=[q_proj]"]
+    words[words.index("--momentum") :] = ["trust_remote_code=true", *words[words.index("--momentum") + 2 :]]
+    assert main([*words, "--momentum", "0.5"]) == 0
+    assert weights(tmp_path / "out" / "model").keys() == weights(llama).keys()
+
+
+def test_what_cannot_work_is_refused_before_the_first_round(llama, tmp_path, capsys):
+    words = curriculum(llama, tmp_path)
+    pipeline = tmp_path / "pipeline"
+    pipeline.mkdir()
+    (pipeline / "model_index.json").write_text("{}")
+    diffusion = [str(pipeline) if word == str(llama) else word for word in words]
+    for line, message in (
+        ([*words, "lora_r=two"], "`train`: found `lora_r` = 'two'; expected a whole number"),
+        ([words[0], "gone.jsonl", *words[2:]], "gone.jsonl: found no such file"),
+        ([*diffusion, "lora_r=2"], "is a diffusion pipeline"),
+    ):
+        assert main(line) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()

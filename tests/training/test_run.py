@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,20 @@ def test_a_killed_process_goes_on_to_the_same_numbers(llama, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+def in_two_processes(*words: str) -> None:
+    """`omnipref train` with these words."""
+    # On a machine without accelerators, accelerate starts several processes only if told that they are several.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["-m", "omnipref", "train", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
+        if "terminate called without an active exception" not in done.stderr:
+            break  # gloo now and then aborts when its threads are torn down, after the work is done
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize("parts", [[], ["--max-batch-tokens", "64"]], ids=["whole", "parts"])
 def test_two_processes_give_the_losses_of_one(llama, tmp_path, parts):
     # Lengths differ, so that one process has one part where the other has two.
@@ -162,19 +177,9 @@ def test_two_processes_give_the_losses_of_one(llama, tmp_path, parts):
     objective = "0.8 * dpo(beta=0.1) + 0.2 * bco() + sft()"
     common = ["--learning-rate", "1e-3", "--logging-steps", "1", "--max-steps", "4", "--objective", objective]
     common += ["--training-arguments", "use_cpu=true"]
-    # On a machine without accelerators, accelerate starts several processes only if told that they are several.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["-m", "omnipref", "train"]
     words = ["--model-name-or-path", str(llama), "--dataset", str(data)]
     batch = ["--per-device-train-batch-size", "2", *common, *parts]
-    two = [*launch, *words, "--output-dir", str(tmp_path / "two"), *batch]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for _ in range(2):
-        done = subprocess.run(two, env=environment, capture_output=True, text=True, timeout=300)
-        if "terminate called without an active exception" not in done.stderr:
-            break  # gloo now and then aborts when its threads are torn down, after the work is done
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(*words, "--output-dir", str(tmp_path / "two"), *batch)
     one = ["train", *words, "--output-dir", str(tmp_path / "one"), "--per-device-train-batch-size", "4", *common]
     assert main(one) == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-6)
@@ -242,3 +247,73 @@ def test_streamed_records_are_shared_out_among_workers(llama, tmp_path):
     seen = [train(llama, data, tmp_path / n, *flags, "--dataloader-num-workers", n) for n in ("0", "2")]
     # The same records, in another order: the first epoch's mean loss stays near.
     assert sum(seen[1]) == pytest.approx(sum(seen[0]), rel=0.2)
+
+
+def test_reasons_of_files_with_one_name_are_all_kept(llama, tmp_path):
+    bad = {"prompt": "q", "chosen": "", "rejected": "b"}
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        files.append(str(write(tmp_path / folder / "train.jsonl", [*rows_of_text(4), bad])))
+    words = ["--model-name-or-path", str(llama), "--dataset", *files, "--output-dir", str(tmp_path / "run")]
+    assert main(["train", *words, *SMALL, "--max-steps", "1"]) == 0
+    kept = [json.loads(path.read_text())["source"] for path in sorted((tmp_path / "run").glob("*.quarantine.jsonl"))]
+    assert kept == files
+
+
+def test_ties_reach_an_objective_that_knows_them(llama, tmp_path):
+    rows = [{"prompt": f"{i}? ", "responses": ["two", "cups", "tree"], "scores": [1, 0, 0]} for i in range(4)]
+    data, output = write(tmp_path / "lists.jsonl", rows), tmp_path / "run"
+    pairs = ("--pairs", "all", "--max-steps", "1", "--per-device-train-batch-size", "12")
+    found = train(llama, data, output, *pairs, "--objective", "davidson_dpo()")
+    # Eight wins and four ties at policy = reference, where a win has probability 1/4 and a tie 1/2: 20/12 log 2.
+    assert found == pytest.approx([1.155245], abs=1e-5)
+    assert train(llama, data, tmp_path / "plain", *pairs) == pytest.approx([0.693147], abs=1e-5)
+
+
+def test_a_missing_file_is_told_before_the_model_is_loaded(tmp_path, capsys):
+    words = ["--model-name-or-path", str(tmp_path / "no-model"), "--dataset", str(tmp_path / "no.jsonl")]
+    assert main(["train", *words, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "no.jsonl: found no such file" in capsys.readouterr().err
+    words[-1] = str(write(tmp_path / "pairs.jsonl", rows_of_text()))
+    assert main(["train", *words, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "no-model': no such folder here" in capsys.readouterr().err
+
+
+def test_a_method_leaves_its_objective_in_the_configuration(llama, tmp_path, capsys):
+    data, output = write(tmp_path / "pairs.jsonl", rows_of_text()), tmp_path / "run"
+    first = train(llama, data, output, "--max-steps", "2", "--method", "robust-dpo")
+    saved = output / "config.yaml"
+    assert "objective: robust_dpo()" in saved.read_text()
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(saved), "--output-dir", str(again)]) == 0
+    assert losses(again) == first
+    assert main(["train", "--config", str(saved), "--objective", "ipo()", "--output-dir", str(again)]) == 2
+    assert "brings its own objective, `robust_dpo()`" in capsys.readouterr().err
+
+
+def test_a_method_names_the_builders_of_its_data(llama, tmp_path, capsys):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    words = ["--model-name-or-path", str(llama), "--dataset", str(data), "--output-dir", str(tmp_path / "run")]
+    assert main(["train", *words, *SMALL, "--method", "mapl"]) == 2
+    assert "--builders intra_instructions inter_instructions" in capsys.readouterr().err
+
+
+def test_settings_that_other_libraries_refuse_are_told_calmly(llama, tmp_path, capsys):
+    data = write(tmp_path / "pairs.jsonl", rows_of_text())
+    bare = shutil.copytree(llama, tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "*chat*"))
+    cut = shutil.copytree(llama, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
+    for model, flags, message in (
+        (bare, [], "bare has no tokenizer that can be read"),
+        (cut, [], "cut' cannot be loaded"),
+        (llama, ["--attn-implementation", "none"], "cannot be loaded"),
+        (llama, ["--report-to", "nowhere"], "nowhere is not supported"),
+        (llama, ["--report-to", "clearml"], "clearml, whose package is not installed"),
+        (llama, ["--lora-r", "2", "--lora-target-modules", "none"], "these LoRA settings cannot be used"),
+        (llama, ["--policy-args", "truncate=some"], "`policy_args.truncate` = 'some'; expected true or false"),
+        (llama, ["--policy-args", "caption_dropout=0.1"], "`--policy-args` without a value clears them"),
+    ):
+        words = ["--model-name-or-path", str(model), "--dataset", str(data), "--output-dir", str(tmp_path / "run")]
+        assert main(["train", *words, *SMALL, *flags]) == 2
+        assert message in capsys.readouterr().err

@@ -66,6 +66,7 @@ sys.exit(main(sys.argv[1:]))
 ARMS = {
     "whole model, frozen copy": [],
     "adapter, the model without it": ["--lora-r", "4", "--lora-target-modules", "all-linear"],
+    "activations of the reference": ["--objective", "sparse_po(beta=0.5)"],
     "parts and checkpoints": ["--max-batch-tokens", "64", "--gradient-checkpointing"],
 }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
 from omnipref.config import ConvertConfig, InspectConfig, PairsConfig
+from omnipref.errors import ConfigError
 from omnipref.preferences import Preference, Reading, convert_file, inspect_file, read, render, to_pairs, write_jsonl
 
 
@@ -52,7 +54,13 @@ def convert(config: ConvertConfig) -> None:
 
 
 def pairs(config: PairsConfig) -> None:
-    """Write the pairs of a file's lists and say how many there are."""
+    """Write the pairs of a file's lists and say how many there are.
+
+    Raises:
+        ConfigError: the output is there already; it may be the source.
+    """
+    if Path(config.output).exists():
+        raise ConfigError(f"found a file {config.output}; expected none. To mend: remove it, or give another --output")
     reading = read(config.file, format=config.dataset_format, split=config.dataset_split)
     count = write_jsonl(_pairs(reading, config), config.output)
     print(f"{reading.report.summary()}\nWrote {count} pairs to {config.output}")

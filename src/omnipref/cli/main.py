@@ -6,7 +6,9 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from omnipref import __version__
 from omnipref.cli.commands import COMMANDS, Command, resolve, select
@@ -89,12 +91,24 @@ def _run(words: list[str]) -> int:
     command, rest = select(words)
     try:
         config = configure(command, rest)
-        code = resolve(command.target)(config)
+        with _undisturbed():
+            code = resolve(command.target)(config)
     except KeyboardInterrupt:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(interruption(command, words), file=sys.stderr)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Warnings go above a progress bar instead of into its line; what no user can act on is left out."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with warnings.catch_warnings(), logging_redirect_tqdm():
+        # PEFT asks transformers whether activations are recomputed, by a name that transformers is giving up.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def configure(command: Command, words: Sequence[str]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
 import sys
@@ -41,7 +42,7 @@ def reproduce(config: ReproduceConfig) -> None:
                 seeds=seeds,
                 commit=commit(),
                 fresh=config.fresh,
-                trial=bool(config.options),
+                trial=bool(config.options) or seeds < _kept_seeds(config, card.slug),
             )
             show(console, claim, run_claim(run, shlex.join(["omnipref", *sys.argv[1:]])))
             print(f"Kept in {run.kept}\n")
@@ -115,3 +116,9 @@ def sentence(claim: Claim, result: Mapping[str, Any]) -> str:
     if claim.expected is not None:
         lines.append(f"Expected: about {claim.expected:+.3g}.")
     return "\n".join([*lines, *([claim.note] if claim.note else [])])
+
+
+def _kept_seeds(config: ReproduceConfig, slug: str) -> int:
+    """Seeds of the record that is there; one of fewer does not replace it."""
+    path = Path(config.output_dir) / f"{slug}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["seeds"] if path.exists() else 0

@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omnipref.errors import ConfigError, nearest
+
+_LISTS: Mapping[Any, Callable[..., Any]] = {list: list, tuple: tuple, Sequence: tuple}
+
+
+def is_plain(kind: Any) -> bool:
+    """Whether a file or a command line can hold a value of this type: numbers, texts, choices and lists of them.
+
+    Example:
+        >>> is_plain(int | None), is_plain(dict[str, int])
+        (True, False)
+    """
+    if get_origin(kind) is Literal:
+        return True
+    if get_origin(kind) in (Union, UnionType, *_LISTS):
+        return all(is_plain(arg) for arg in get_args(kind) if arg is not Ellipsis)
+    return kind in (str, int, float, bool, NoneType)
+
+
+def arguments_for(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as the types of a function's parameters, those of other than plain types as they are.
+
+    Args:
+        function: has annotations.
+        values: by parameter; parameters that it lacks are for the caller to refuse.
+
+    Raises:
+        ConfigError: names the parameter, what was found and what was expected.
+    """
+    kinds = get_type_hints(function)
+    return {
+        name: coerce(value, kinds[name], name) if is_plain(kinds.get(name)) else value for name, value in values.items()
+    }
 
 
 def describe(kind: Any) -> str:
@@ -24,8 +57,8 @@ def describe(kind: Any) -> str:
         dict: "a mapping",
     }
     origin, args = get_origin(kind), get_args(kind)
-    if origin is list:
-        return f"a list of {describe(args[0])}s"
+    if origin in _LISTS:
+        return f"a list of {describe(args[0]).removeprefix('a ')}s"
     if origin in (Union, UnionType):
         return " or ".join(describe(arg) for arg in args)
     if origin is Literal:
@@ -51,9 +84,9 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
         return _union(value, args, kind, name)
     if origin is Literal:
         return _literal(value, args, name)
-    if origin is list:
+    if origin in _LISTS:
         items = value if isinstance(value, (list, tuple)) else [value]
-        return [coerce(item, args[0], f"{name}[{i}]") for i, item in enumerate(items)]
+        return _LISTS[origin](coerce(item, args[0], f"{name}[{i}]") for i, item in enumerate(items))
     if origin is dict and isinstance(value, dict):
         return {str(key): item for key, item in value.items()}
     return _plain(value, kind, name)

@@ -122,6 +122,8 @@ class BuildConfig(Records):
     """Builders with their options, first to last."""
     model_name_or_path: str | None = None
     """Model of the builders that sample or embed."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
     limit: int | None = None
     """Read only the first records."""
     seed: int = 0
@@ -265,7 +267,8 @@ class ReproduceConfig(Config):
     modality: str | None = None
     """With `all`: only methods of this modality."""
     seeds: int | None = None
-    """How many seeds; the claim's own number by default."""
+    """How many seeds; the claim's own number by default. With fewer than the record that is there,
+    the result is kept beside it, as `<slug>.trial.json`."""
     output_dir: str = "benchmarks/claims"
     """Folder for `<slug>.json` and the arms' numbers."""
     options: dict[str, Any] = field(default_factory=dict)

@@ -60,6 +60,9 @@ class TrainConfig(Records):
     """How far it moves, as a share; 1 resets it to the policy."""
     ref_model_sync_steps: int = 512
     """Optimiser steps between two moves; 1 with a small share is a moving average."""
+    ref_model_bema: dict[str, Any] = field(default_factory=dict)
+    """Instead of the share, a moving average that is corrected for its lag (BEMA): any of `ema_power` (default 0.5),
+    `bias_power` (0.2) and `lag` (10)."""
     precompute_ref_log_probs: bool = False
     """Score the data under the reference once, before training, and train without the reference in memory; scores that
     an earlier run kept in `cache_dir` are taken from there."""
@@ -130,7 +133,7 @@ class TrainConfig(Records):
     lora_dropout: float = 0.0
     """LoRA's dropout."""
     lora_target_modules: list[str] = field(default_factory=list)
-    """Modules that get LoRA, or `all-linear`; empty follows PEFT's choice for the model."""
+    """Modules that get LoRA, or `all-linear`, which is meant when empty; never those of a frozen vision encoder."""
 
     logging_steps: int = 10
     """Steps between two lines of the log."""
@@ -191,9 +194,9 @@ class TrainConfig(Records):
             yield "`streaming` records cannot be scored before training; use `cache_ref_log_probs` instead"
         if self.sync_ref_model and (self.precompute_ref_log_probs or self.cache_ref_log_probs):
             yield "`sync_ref_model` moves the reference, whose scores cannot be kept then; leave their caches away"
+        if self.ref_model_bema and not self.sync_ref_model:
+            yield "`ref_model_bema` is given without `sync_ref_model`"
         if self.streaming and self.eval_fraction:
             yield "`eval_fraction` cannot be drawn from `streaming` data; name an `eval_dataset`"
-        if self.method and self.objective != "dpo(beta=0.1)":
-            yield f"`method: {self.method}` brings its own objective; leave `objective` away, or the method"
         if self.method_args and not self.method:
             yield "`method_args` are given without a `method`; name the method"

@@ -121,7 +121,7 @@ def load_image(value: Any, *, field: str | None = None) -> Image:
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise _corrupt(error, field) from None
+        raise _corrupt(error, value, field) from None
 
 
 def image_size(value: Any, *, field: str | None = None) -> tuple[int, int]:
@@ -141,14 +141,19 @@ def _opened(value: Any, field: str | None) -> Image:
         except Image.DecompressionBombError as error:
             raise _too_large(str(error), field) from None
         except (OSError, SyntaxError, ValueError) as error:
-            raise error if isinstance(error, DataError) else _corrupt(error, field) from None
+            raise error if isinstance(error, DataError) else _corrupt(error, value, field) from None
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(f"a picture of {image.width}x{image.height} pixels", field)
     return image
 
 
-def _corrupt(error: Exception, field: str | None) -> DataError:
-    return DataError(f"a corrupt picture ({error})", "a picture", cure="fetch it again or drop the record", field=field)
+def _corrupt(error: Exception, value: Any, field: str | None) -> DataError:
+    path = value.get("path") if isinstance(value, Mapping) else value
+    place = f" at {os.fspath(path)[-120:]}" if is_path(path) else ""
+    # Pillow names the buffer that it read from by its address, which tells nobody anything.
+    why = "no known kind of picture" if "cannot identify" in str(error) else str(error)
+    cure = "fetch it again or drop the record"
+    return DataError(f"a corrupt picture{place} ({why})", "a picture", cure=cure, field=field)
 
 
 def _too_large(found: str, field: str | None) -> DataError:

@@ -49,7 +49,7 @@ class Reading:
         rows = raw_rows(self.source, split=self.split, subset=self.subset, streaming=self.streaming)
         rows = (self._renamed(raw) for raw in rows)
         first = list(itertools.islice(rows, _SAMPLE))
-        chosen = self._format([raw.row for raw in first if raw.row is not None])
+        chosen = self._format([raw.row for raw in first if raw.row is not None], first)
         self.report.format, self.report.note = chosen.name, chosen.note
         with Quarantine(self.quarantine) as quarantine:
             found = self._preferences(itertools.chain(first, rows), chosen, quarantine)
@@ -61,12 +61,13 @@ class Reading:
             return raw
         return replace(raw, row={self.columns.get(key, key): value for key, value in raw.row.items()})
 
-    def _format(self, rows: list[Mapping[str, Any]]) -> Format:
+    def _format(self, rows: list[Mapping[str, Any]], first: list[Raw]) -> Format:
         if self.format is not None:
             return format_named(self.format)
         if not rows:
+            why = next((f": row {raw.number} is {raw.error.found}" for raw in first if raw.error is not None), "")
             cure = "check the file, or force a format to have its rows quarantined"
-            raise DataError("no row that can be read", "rows", cure=cure, source=str(self.source))
+            raise DataError(f"no row that can be read{why}", "rows", cure=cure, source=str(self.source))
         try:
             return detect(rows)
         except DataError as error:

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+def _warning(inspection: Inspection) -> str:
+    """What a gap means, unless pairs are balanced."""
+    share, gap = inspection.chosen_longer, inspection.gap
+    if share is None or gap is None or (abs(share - 0.5) < 0.05 and abs(gap.mean) < 0.5):
+        return ""
+    return ": a policy trained on these pairs will tend to follow"
+
+
 def render(inspection: Inspection) -> Group:
     """The inspection as tables for a terminal, with one sentence on the length gap."""
     from rich.console import Group
@@ -20,8 +28,7 @@ def render(inspection: Inspection) -> Group:
     if inspection.gap is not None and inspection.chosen_longer is not None:
         pieces.append(
             f"Chosen responses are longer in {inspection.chosen_longer:.0%} of the pairs, "
-            f"by {inspection.gap.mean:+.1f} {inspection.unit} on average: "
-            "a policy trained on these pairs will tend to follow."
+            f"by {inspection.gap.mean:+.1f} {inspection.unit} on average{_warning(inspection)}."
         )
     if inspection.first_bad:
         pieces += [f"First {len(inspection.first_bad)} of {inspection.bad} bad records:"]

@@ -53,11 +53,32 @@ def raw_rows(
         yield from _folder(path, split)
     elif path.is_file():
         yield from _file(path)
-    elif path.name.removesuffix(".gz").endswith(_SUFFIXES) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+    elif _is_hub_name(str(source)):
+        yield from _hub(str(source), split, subset, streaming)
+    else:
         cure = "mend the path; a hub name looks like owner/name"
         raise DataError("no such file or folder", "a file", cure=cure, source=str(source))
-    else:
-        yield from _hub(str(source), split, subset, streaming)
+
+
+def check_source(source: str, *, split: str = "train") -> None:
+    """Refuse a file or folder without rows before anything slow is done; the hub is not asked.
+
+    Args:
+        source: as `raw_rows` takes it.
+        split: of a folder.
+
+    Raises:
+        DataError: no such file, folder or split, a file of another kind, or an empty one.
+    """
+    if not Path(source).exists() and _is_hub_name(source):
+        return
+    if next(raw_rows(source, split=split), None) is None:
+        raise DataError("no row", "at least one", cure="name a file with records", source=source)
+
+
+def _is_hub_name(source: str) -> bool:
+    is_file = Path(source).name.removesuffix(".gz").endswith(_SUFFIXES)
+    return not is_file and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) is not None
 
 
 def _file(path: Path) -> Iterator[Raw]:

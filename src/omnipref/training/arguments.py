@@ -6,6 +6,10 @@ from dataclasses import fields
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    get_available_reporting_integrations,
+    get_reporting_integration_callbacks,
+)
 
 from omnipref.config import TrainConfig
 from omnipref.errors import ConfigError, nearest
@@ -45,6 +49,14 @@ def training_arguments(config: TrainConfig, *, evaluate: bool, media: bool = Fal
             raise ConfigError(f"found `{name}` in `training_arguments`; {nearest(name, known)}")
     values |= config.training_arguments
     try:
+        trackers = [name for name in config.report_to if name not in ("all", "none")]
+        get_reporting_integration_callbacks(trackers)
+        if missing := [name for name in trackers if name not in get_available_reporting_integrations()]:
+            raise ConfigError(
+                f"`report_to` names {missing[0]}, whose package is not installed; install it or leave it away"
+            )
         return TrainingArguments(**values)
+    except ConfigError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"transformers refuses these training arguments: {error}") from error

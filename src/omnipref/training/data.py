@@ -25,11 +25,20 @@ from omnipref.training.parts import divide
 
 logger = logging.getLogger(__name__)
 
-BUILDERS = {
-    "mismatched": "omnipref build FILE --builders mismatched --output OUT",
-    "chosen@negative_image": "omnipref build FILE --builders random_image --output OUT (or occlude, similar_image)",
+_BUILD = "omnipref build FILE --builders {} --output OUT"
+CURES = {
+    "mismatched": _BUILD.format("mismatched"),
+    "chosen@negative_image": f"{_BUILD.format('random_image')} (or occlude, similar_image)",
+    "chosen@instructed": _BUILD.format("inter_instructions"),
+    "chosen@disobeyed": _BUILD.format("intra_instructions"),
+    "degree": _BUILD.format("remove_key_content"),
+    "rationale": _BUILD.format("write_rationale rationale_case --model-name-or-path MODEL"),
+    "sample_0": "draw it from the model at every step with --online 'own_samples(n=2)'",
 }
-"""Which command adds the cases of a role."""
+"""What adds the cases of a role."""
+
+SHOWN = 5
+"""Records that are set aside are told one by one up to this number; all of them are in the side file."""
 
 
 CACHE_BYTES = 2**30
@@ -106,7 +115,7 @@ def prepare(
     good: list[Preference] = []
     kept: dict[int, Any] = {}
     size = 0
-    with SetAside(aside) as refused:
+    with SetAside(aside, len(preferences)) as refused:
         for preference in tqdm(preferences, desc="encoding", unit="record", disable=not progress, leave=False):
             for encoded in _encoded(policy, preference, needs, refused):
                 size += _size(encoded)
@@ -151,10 +160,11 @@ class SetAside:
 
     Args:
         path: the file; one that an earlier run left is removed if nothing is set aside.
+        total: how many records there are, where that is known.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.lines = path, list[str]()
+    def __init__(self, path: Path, total: int | None = None):
+        self.path, self.total, self.lines = path, total, list[str]()
         self.first = ""
 
     def add(self, error: DataError) -> None:
@@ -162,7 +172,8 @@ class SetAside:
         self.first = self.first or str(error)
         line = {"record": error.record, "field": error.field, "source": error.source, "reason": error.reason}
         self.lines.append(json.dumps(line, ensure_ascii=False))
-        logger.warning("set aside: %s", error)
+        if len(self.lines) <= SHOWN:
+            logger.warning("set aside: %s", error)
 
     def __enter__(self) -> SetAside:
         return self
@@ -177,7 +188,8 @@ class SetAside:
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("\n".join([*self.lines, ""]), encoding="utf-8")
         os.replace(temporary, self.path)
-        logger.warning("%d records were set aside, with reasons in %s", len(self.lines), self.path)
+        count = f"{len(self.lines)} of {self.total}" if self.total else str(len(self.lines))
+        logger.warning("records set aside: %s, with reasons in %s", count, self.path)
 
 
 def narrowed(preference: Preference, needs: Needs) -> Preference:
@@ -187,6 +199,8 @@ def narrowed(preference: Preference, needs: Needs) -> Preference:
         read |= set(preference.ranks())
     if needs.labels:
         read |= set(preference.labels) or {"chosen", "rejected"}
+    if needs.groups:
+        read |= set(preference.cases)
     kept = {role: case for role, case in preference.cases.items() if role in read}
     if not kept or len(kept) == len(preference.cases):
         return preference
@@ -206,14 +220,13 @@ def check_needs(needs: Needs, preference: Preference) -> None:
         raise NeedsError(f"{place}: the objective prefers `{tied[0].better}`, but the record says that it is a tie")
     have = f"it has the roles {', '.join(preference.roles)}"
     for role in sorted(needs.roles - set(preference.roles)):
-        listed = "chosen" in needs.roles and any(name.startswith("response_") for name in preference.roles)
-        default = "turn lists into pairs with --pairs best_vs_worst" if listed else "add the column to the data"
-        if preference.labels:
-            default = "train liked and disliked responses with --objective 'bco()' or \"kto(baseline='batch')\""
-        cure = BUILDERS.get(role, default)
+        cure = CURES.get(role) or _other_roles(needs, preference)
         raise NeedsError(f"{place}: the objective compares `{role}`, which it lacks; {have}. To mend: {cure}")
     if needs.lists and len(set(preference.ranks().values())) < 2:
         raise NeedsError(f"{place}: the objective needs a ranking of two or more cases, and there is none; {have}")
+    if needs.groups and len(preference.cases) < 2:
+        cure = 'draw several at every step with --online "group(reward=..., n=8)"'
+        raise NeedsError(f"{place}: the objective compares two or more samples of a context; {have}. To mend: {cure}")
     in_ties = {role for c in preference.comparisons if c.tie for role in (c.better, c.worse)}
     labelled = preference.labels or {"chosen", "rejected"} & (set(preference.roles) - in_ties)
     if needs.labels and not labelled:
@@ -222,7 +235,32 @@ def check_needs(needs: Needs, preference: Preference) -> None:
     have_columns = {*preference.columns, "weight", *(["score"] if scored else [])}
     for column in sorted(needs.columns - have_columns):
         known = ", ".join(sorted(preference.columns)) or "no columns"
-        raise NeedsError(f"{place}: the objective reads column `{column}`, which it lacks; it has {known}")
+        cure = _filled(column)
+        raise NeedsError(
+            f"{place}: the objective reads column `{column}`, which it lacks; it has {known}. To mend: {cure}"
+        )
+
+
+def _other_roles(needs: Needs, preference: Preference) -> str:
+    """What to do with a record whose cases have other roles than those that are compared."""
+    if preference.labels:
+        return "train liked and disliked responses with --objective 'bco()' or \"kto(baseline='batch')\""
+    if "chosen" in needs.roles and any(name.startswith("response_") for name in preference.roles):
+        return "turn lists into pairs with --pairs best_vs_worst"
+    if len(preference.roles) == 2:
+        better, worse = preference.roles
+        return f'name the roles that are there, such as --objective "dpo(chosen={better!r}, rejected={worse!r})"'
+    return "make it with a builder (`omnipref build --help`), or take data that have it"
+
+
+def _filled(column: str) -> str:
+    """What gives each record a number under a column."""
+    if column != "score":
+        return f"give each record a number `{column}`"
+    return (
+        "judge the responses (`omnipref build FILE --builders 'judge(reward=...)'`), or give each its score: "
+        "`score_chosen` and `score_rejected`, or `scores` of a list"
+    )
 
 
 def collator(policy: Policy, max_tokens: int | None = None) -> Callable[[Sequence[Any]], dict[str, Any]]:

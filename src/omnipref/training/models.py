@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Trainer
 
 from omnipref.config import TrainConfig
+from omnipref.config.coerce import coerce, is_plain
 from omnipref.errors import ConfigError, OmniprefError, nearest
 from omnipref.policies.autoregressive.backbone import backbone_of
 from omnipref.policies.autoregressive.load import build_policy, load_model, load_owner
@@ -70,20 +71,25 @@ def load(
         base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "BASE")
         raise ConfigError(f"{name_or_path} holds an adapter; give --model-name-or-path {base} --adapter {name_or_path}")
     if (Path(name_or_path) / "model_index.json").exists():
-        _known(settings, DiffusionPolicy, also=("resolution",))
+        settings = _known(settings, DiffusionPolicy, also={"resolution": int | None})
         if max_tokens is not None:
             raise ConfigError("`max_batch_tokens` counts tokens, and a diffusion model has none; leave it away")
         return _load_pipeline(name_or_path, settings, options)
-    _known(settings, AutoregressivePolicy)
+    settings = _known(settings, AutoregressivePolicy)
     limits = {"layout": layout, "max_length": max_length, "max_tokens": max_tokens}
     return _load_autoregressive(name_or_path, limits | settings, options)
 
 
-def _known(settings: Mapping[str, Any], policy: type, also: Sequence[str] = ()) -> None:
-    known = {field.name for field in fields(policy)} | set(also)
+def _known(settings: Mapping[str, Any], policy: type, also: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings, each with the type of the policy's field."""
+    kinds = {name: kind for name, kind in get_type_hints(policy).items() if is_plain(kind)} | dict(also or {})
     for name in settings:
-        if name not in known:
-            raise ConfigError(f"found `{name}` in `policy_args`; {nearest(name, known)}")
+        if name not in kinds:
+            raise ConfigError(
+                f"found `{name}` in `policy_args`, which this {policy.__name__} lacks; {nearest(name, kinds)}. "
+                "Where a method's defaults set it, `--policy-args` without a value clears them"
+            )
+    return {name: coerce(value, kinds[name], f"policy_args.{name}") for name, value in settings.items()}
 
 
 def _load_autoregressive(name: str, settings: dict[str, Any], options: dict[str, Any]) -> Loaded:
@@ -140,7 +146,7 @@ def adapted(loaded: Loaded, config: TrainConfig, needs_reference: bool) -> tuple
         model = _continue_adapter(model, config.adapter)
         own = lambda: copy_adapter(model)  # noqa: E731
     elif config.lora_r:
-        model = get_peft_model(model, _lora(config, _encoders(model) if config.freeze_vision_tower else []))  # type: ignore[arg-type]
+        model = _with_lora(model, config)
         own = AdapterOff
     if not needs_reference:
         return model, None
@@ -204,6 +210,14 @@ def _continue_adapter(model: nn.Module, path: str) -> PeftModel:
     if adapter.active_peft_config.is_prompt_learning:
         raise ConfigError(f"the adapter at {path!r} adds virtual tokens, which scoring does not see; use LoRA")
     return adapter
+
+
+def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
+    settings = _lora(config, _encoders(model) if config.freeze_vision_tower else [])
+    try:
+        return get_peft_model(model, settings)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(f"these LoRA settings cannot be used with this model: {error}") from error
 
 
 def _lora(config: TrainConfig, frozen: Sequence[str]) -> LoraConfig:

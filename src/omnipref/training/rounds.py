@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from omnipref.build import run as build
 from omnipref.config import BuildConfig, RoundsConfig, TrainConfig, load_config, save_config, validate
-from omnipref.errors import ConfigError, nearest
+from omnipref.config.load import check_values
+from omnipref.errors import ConfigError
 from omnipref.objectives import Objective
 from omnipref.policies.autoregressive.load import load_model, load_owner
-from omnipref.training.extrapolation import extrapolated, merged_weights
+from omnipref.preferences.sources import check_source
+from omnipref.training.extrapolation import extrapolated
 from omnipref.training.run import train
 
 
@@ -34,9 +36,9 @@ def run(config: RoundsConfig, objective: Objective | None = None) -> Path:
         objective: overrides the one in `train`; a method passes its own.
 
     Raises:
-        ConfigError: `train` holds an unknown field, the folder holds rounds of another configuration, or a launcher
-            started several processes.
-        DataError: a round made no preference.
+        ConfigError: `train` holds an unknown field or a value of another type, the folder holds rounds of another
+            configuration, or a launcher started several processes.
+        DataError: a round made no preference, or a file is missing.
     """
     output, count = Path(config.output_dir), config.rounds if config.builders else len(config.dataset)
     _begin(config, output)
@@ -45,8 +47,9 @@ def run(config: RoundsConfig, objective: Objective | None = None) -> Path:
         folder = output / f"round-{number}"
         data = _preferences(config, number, count, start, folder)
         trained = _trained(config, objective, number, start, data, folder)
-        fitted = _merged(start, trained, folder / "fitted")
-        start = str(_further(fitted, previous, config.momentum, folder / "next")) if config.momentum else str(fitted)
+        trust = {"trust_remote_code": bool(_given(config).get("trust_remote_code", False))}
+        fitted = _merged(start, trained, folder / "fitted", trust)
+        start = str(_further(fitted, previous, config.momentum, folder / "next", trust) if config.momentum else fitted)
         previous = str(fitted)
         print(f"round {number} of {count}: {start}")
     _replace(Path(start), output / "model")
@@ -57,6 +60,14 @@ def _begin(config: RoundsConfig, output: Path) -> None:
     """Refuse to mix what other settings made with what these make; more rounds of the same are welcome."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("`omnipref rounds` runs in one process; start it without a launcher")
+    given, pipeline = _given(config), Path(config.model_name_or_path) / "model_index.json"
+    if pipeline.exists() and (config.builders or config.momentum or given.get("lora_r")):
+        raise ConfigError(
+            f"{pipeline.parent} is a diffusion pipeline, and rounds sample, merge and extrapolate models of text only; "
+            "leave `builders`, `momentum` and `lora_r` away, or train each stage with `omnipref train`"
+        )
+    for source in config.dataset:
+        check_source(source, split=config.dataset_split)
     saved = output / "config.yaml"
     if saved.exists():
         before = load_config(RoundsConfig, saved)
@@ -89,6 +100,7 @@ def _preferences(config: RoundsConfig, number: int, count: int, start: str, fold
             output=str(made),
             builders=[*own, *config.builders],
             model_name_or_path=start,
+            trust_remote_code=bool(_given(config).get("trust_remote_code", False)),
             seed=config.seed + number,
         )
         build(validate(settings))  # type: ignore[arg-type]: positional fields are wrapped
@@ -102,11 +114,7 @@ def _trained(
     """The folder of a round's run of the trainer."""
     trained = folder / "run"
     if not (trained / "eval_results.json").exists():
-        known = {field.name for field in fields(TrainConfig)}
-        given = {name.replace("-", "_"): value for name, value in config.train.items()}
-        for name in given:
-            if name not in known:
-                raise ConfigError(f"found `{name}` in `train`; {nearest(name, known)}")
+        given = _given(config)
         reference = {"ref_model": config.model_name_or_path} if config.reference == "first" and number > 1 else {}
         own = {"model_name_or_path": start, "dataset": [data], "output_dir": str(trained), "seed": config.seed + number}
         train(validate(TrainConfig(**{**given, **own, **reference})), objective)
@@ -114,36 +122,42 @@ def _trained(
     return trained
 
 
-def _merged(start: str, trained: Path, folder: Path) -> Path:
+def _given(config: RoundsConfig) -> dict[str, Any]:
+    """What is set of `omnipref train`, by field name and with the field's type."""
+    return check_values(TrainConfig, config.train, source="`train`")
+
+
+def _merged(start: str, trained: Path, folder: Path, trust: Mapping[str, bool]) -> Path:
     """A folder with whole weights: the trained one, or its adapter merged into what it started from."""
     if not (trained / "adapter_config.json").exists():
         return trained
     if not folder.exists():
-        model = PeftModel.from_pretrained(_loaded(start), str(trained))  # type: ignore[arg-type]
-        _save(_loaded(start), merged_weights(model), start, folder)
+        model = PeftModel.from_pretrained(_loaded(start, trust), str(trained))  # type: ignore[arg-type]
+        _save(model.merge_and_unload(), start, folder, trust)
     return folder
 
 
-def _further(fitted: Path, previous: str, momentum: float, folder: Path) -> Path:
+def _further(fitted: Path, previous: str, momentum: float, folder: Path, trust: Mapping[str, bool]) -> Path:
     """A folder with the weights past the fitted ones, see `extrapolated`."""
     if not folder.exists():
-        now, before = (merged_weights(_loaded(name)) for name in (str(fitted), previous))
-        _save(_loaded(str(fitted)), extrapolated(now, before, momentum), str(fitted), folder)
+        model = _loaded(str(fitted), trust)
+        before = _loaded(previous, trust).state_dict()
+        model.load_state_dict(extrapolated(model.state_dict(), before, momentum))
+        _save(model, str(fitted), folder, trust)
     return folder
 
 
-def _loaded(name: str) -> nn.Module:
+def _loaded(name: str, trust: Mapping[str, bool]) -> nn.Module:
     """In float32, whatever the checkpoint has, so that small changes are kept."""
-    return load_model(name, dtype=torch.float32)
+    return load_model(name, dtype=torch.float32, **trust)
 
 
-def _save(model: nn.Module, weights: Mapping[str, Tensor], owner: str, folder: Path) -> None:
-    """Write a model with these weights and its tokenizer or processor; the folder appears when it is complete."""
+def _save(model: nn.Module, owner: str, folder: Path, trust: Mapping[str, bool]) -> None:
+    """Write a model and its tokenizer or processor; the folder appears when it is complete."""
     half: Any = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(half, ignore_errors=True)
-    model.load_state_dict(dict(weights))
     model.save_pretrained(half)  # type: ignore[operator]
-    load_owner(owner).save_pretrained(half)  # type: ignore[union-attr]
+    load_owner(owner, **trust).save_pretrained(half)  # type: ignore[union-attr]
     half.rename(folder)
     _forget()
 

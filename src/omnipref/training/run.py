@@ -22,6 +22,7 @@ from omnipref.policies.caching.place import cache_directory
 from omnipref.policies.policy import Policy
 from omnipref.policies.prompt_files import read_all_prompts
 from omnipref.preferences import Preference, read, split, to_pairs
+from omnipref.preferences.sources import check_source
 from omnipref.training.arguments import training_arguments
 from omnipref.training.caches import keep_reference_scores, with_kept_features
 from omnipref.training.checkpoints import checkpoint_to_resume, step_of
@@ -29,6 +30,7 @@ from omnipref.training.data import SetAside, StreamedPreferences, prepare
 from omnipref.training.models import Loaded, adapted, from_pretrained_options, has_encoders, load
 from omnipref.training.online import Online, RawRecords
 from omnipref.training.progress import show_progress
+from omnipref.training.reference_updates import Bema
 from omnipref.training.trainer import PreferenceTrainer
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,10 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
     set_seed(config.seed)
     output = Path(config.output_dir)
     objective = objective or parse_objective(config.objective)
+    bema = Bema.of(config.ref_model_bema) if config.ref_model_bema else None
     resume = start(config, output)
+    for source in (*config.dataset, *config.eval_dataset):
+        check_source(source, split=config.dataset_split)
     loaded = load(
         config.model_name_or_path,
         layout=config.layout,
@@ -80,10 +85,15 @@ def train(config: TrainConfig, objective: Objective | None = None) -> Preference
     )
     if config.sync_ref_model:
         trainer.move_reference(config.ref_model_mixup_alpha, config.ref_model_sync_steps)
-    show_progress(trainer)
+    if bema and trainer.reference_updates:
+        trainer.reference_updates.correct(bema)
+    line = show_progress(trainer)
     del reference  # it may be let go once its scores are kept
     keep_reference_scores(trainer, config)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        line.close()
     _finish(trainer, loaded, output)
     return trainer
 
@@ -179,18 +189,17 @@ def read_data(config: TrainConfig, policy: Policy, needs: Needs) -> Data:
     output = Path(config.output_dir)
     if config.online:
         return Data(_to_sample(config, config.dataset, "train"), _to_sample(config, config.eval_dataset, "eval"))
-    held_out = list(_records(config, config.eval_dataset)) if config.eval_dataset else []
+    held_out = list(_records(config, config.eval_dataset, needs)) if config.eval_dataset else []
     if config.streaming:
-        again = partial(_records, config, config.dataset)
+        again = partial(_records, config, config.dataset, needs)
         training: Dataset = StreamedPreferences(policy, again, needs, output / "train.quarantine.jsonl")
     else:
-        kept = list(_records(config, config.dataset))
+        kept = list(_records(config, config.dataset, needs))
         if config.eval_fraction:
             kept, held_out = split(kept, config.eval_fraction, seed=config.seed)
         if not kept:
-            raise DataError(
-                "no record", "at least one", cure="look at `omnipref data inspect`", source=config.dataset[0]
-            )
+            cure = f"look at the reasons in {output}/*.quarantine.jsonl, or at `omnipref data inspect`"
+            raise DataError("no record", "at least one", cure=cure, source=config.dataset[0])
         training = prepare(policy, kept, needs, output / "train.quarantine.jsonl")
     evaluation = prepare(policy, held_out, needs, output / "eval.quarantine.jsonl") if held_out else None
     return Data(training, evaluation)
@@ -209,22 +218,32 @@ def _to_sample(config: TrainConfig, sources: Sequence[str], name: str) -> RawRec
     return RawRecords(records)
 
 
-def _records(config: TrainConfig, sources: Sequence[str]) -> Iterator[Preference]:
+def _records(config: TrainConfig, sources: Sequence[str], needs: Needs) -> Iterator[Preference]:
     policy, seed = config.pairs, config.seed
 
     def turn(preference: Preference) -> Sequence[Preference]:
-        return [preference] if policy == "keep" else to_pairs(preference, policy, seed=seed)
+        return [preference] if policy == "keep" else to_pairs(preference, policy, seed=seed, drop_ties=not needs.ties)
 
     for source in sources:
-        aside = Path(config.output_dir) / f"{Path(source).name.partition('.')[0]}.quarantine.jsonl"
+        aside = Path(config.output_dir) / f"{_name(config, source)}.quarantine.jsonl"
         for preference in read(
             source,
             format=config.dataset_format,
             split=config.dataset_split,
             streaming=config.streaming,
+            ties="keep" if needs.ties else "drop",
             quarantine=aside if os.environ.get("RANK", "0") == "0" else None,
         ):
             yield from turn(preference)
+
+
+def _name(config: TrainConfig, source: str) -> str:
+    """A source's own name among all of them; `train` and `eval` are what could be read and not be encoded."""
+    sources = [*config.dataset, *config.eval_dataset]
+    stems = ["train", "eval", *(Path(each).name.partition(".")[0] for each in sources)]
+    place = 2 + sources.index(source)
+    before = stems[:place].count(stems[place])
+    return f"{stems[place]}-{before + 1}" if before else stems[place]
 
 
 def _finish(trainer: PreferenceTrainer, loaded: Loaded, output: Path) -> None:
@@ -233,6 +252,7 @@ def _finish(trainer: PreferenceTrainer, loaded: Loaded, output: Path) -> None:
         metrics = trainer.evaluate()
     loaded.save(trainer, output)
     if trainer.is_world_process_zero():
+        trainer.learned.save(output)
         trainer.save_state()
         temporary = output / "eval_results.json.tmp"
         temporary.write_text(json.dumps(metrics, indent=2))

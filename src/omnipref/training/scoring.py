@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,14 @@ from tqdm.auto import tqdm
 
 from omnipref.config import ScoreConfig
 from omnipref.config.base import Scoring
-from omnipref.errors import ConfigError
+from omnipref.errors import DataError
 from omnipref.objectives.objective import Needs
 from omnipref.policies.caching.place import cache_directory
+from omnipref.policies.parts import Part, run_in_parts
 from omnipref.policies.policy import Batch, Policy
+from omnipref.policies.prompt_files import refusal
 from omnipref.preferences import Preference, read
+from omnipref.preferences.sources import check_source
 from omnipref.training.caches import with_kept_features
 from omnipref.training.data import prepare
 from omnipref.training.models import from_pretrained_options, load
@@ -78,25 +80,34 @@ def score_preferences(
         progress: whether to show bars.
     """
     data = prepare(policy, preferences, Needs(), aside, progress=progress)
-    device = next(model.parameters()).device
-    model.eval()
-    found: list[list[ScoredCase]] = []
     starts = range(0, len(data), batch_size)
+    found: list[list[ScoredCase]] = []
     for start in tqdm(starts, desc="scoring", unit="batch", leave=False, disable=not progress):
         encoded = [data[i] for i in range(start, min(start + batch_size, len(data)))]
-        batch = policy.collate(encoded).to(device)
-        logp, units = _sums(policy, model, batch, seed, cache)
-        under_reference = _sums(policy, reference, batch, seed, cache)[0] if reference else None
-        names = [role for role, _ in sorted(_places(batch.cases.rows), key=lambda place: place[1])]
-        for p in range(batch.cases.count):
-            record = int(batch.cases.record_P[p])
-            own = (batch.cases.preference_N == p).nonzero()[:, 0].tolist()
-            found.append(
-                [
-                    ScoredCase(record, names[n], logp[n], units[n], under_reference[n] if under_reference else None)
-                    for n in own
-                ]
-            )
+        found += _scored_batch(policy, model, reference, encoded, seed, cache)
+    return found
+
+
+@torch.no_grad()
+def _scored_batch(
+    policy: Policy,
+    model: nn.Module,
+    reference: nn.Module | None,
+    encoded: Sequence[Any],
+    seed: int,
+    cache: ScoreCache | None,
+) -> list[list[ScoredCase]]:
+    """The cases of each preference of a batch."""
+    model.eval()
+    batch = policy.collate(encoded).to(next(model.parameters()).device)
+    logp, units = _sums(policy, model, batch, seed, cache)
+    under_reference = _sums(policy, reference, batch, seed, cache)[0] if reference else None
+    names = [role for role, _ in sorted(_places(batch.cases.rows), key=lambda place: place[1])]
+    found = []
+    for p, record in enumerate(batch.cases.record_P.tolist()):
+        own = (batch.cases.preference_N == p).nonzero()[:, 0].tolist()
+        beside = {n: under_reference[n] for n in own} if under_reference else {}
+        found.append([ScoredCase(record, names[n], logp[n], units[n], beside.get(n)) for n in own])
     return found
 
 
@@ -147,47 +158,74 @@ def load_scorer(config: Scoring) -> Scorer:
     return Scorer(loaded.policy, frozen(model), frozen(reference) if reference else None)
 
 
+BATCHES = 16
+"""Batches per part: what an interruption loses at most."""
+
+
 def score(config: ScoreConfig) -> Path:
-    """Write one line per preference: `record`, and per role `logp`, `units`, and against a reference `reward`.
+    """Write a line per preference: `record`, `source`, per role `logp` and `units`, against a reference `reward`.
+
+    It works in parts, and an interrupted run goes on with the first that is missing.
 
     Raises:
-        ConfigError: the output is there already, or a cache that is to be filled cannot be written.
+        ConfigError: the output is there already or belongs to an interrupted run of other settings, or a cache that is
+            to be filled cannot be written.
+        DataError: no such file, or no record in it that can be scored.
+        OSError: the output's folder cannot be written.
     """
     output = Path(config.output)
-    if output.exists():
-        raise ConfigError(f"found a file {output}; expected none. To mend: remove it, or give another --output")
-    scorer = load_scorer(config)
+    for source in config.dataset:
+        check_source(source, split=config.dataset_split)
     preferences = [
         preference
         for source in config.dataset
         for preference in read(source, format=config.dataset_format, split=config.dataset_split, limit=config.limit)
     ]
-    directory, policy = cache_directory(config.cache_dir), scorer.policy
-    if config.cache_vision_features:
-        policy = with_kept_features(policy, directory, strict=True)
-    device = next(scorer.model.parameters()).device.type
-    with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
-        scored = score_preferences(
-            policy,
-            scorer.model,
-            preferences,
-            scorer.reference,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            aside=output.with_suffix(".quarantine.jsonl"),
-            cache=ScoreCache(directory, strict=True) if config.fill_cache else None,
-        )
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("w", encoding="utf-8") as file:
-        for cases in scored:
-            file.write(json.dumps(_line(cases, config.beta)) + "\n")
-    os.replace(temporary, output)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("output", "cache_dir")}
+    scored = cache(lambda: _scoring(config))  # loads a model, so only when a part is missing
+
+    def work(part: Sequence[Preference]) -> Part:
+        return scored()(part)
+
+    written, dropped = run_in_parts(output, settings, preferences, config.batch_size * BATCHES, work, "scoring")
+    if not written:
+        aside = output.with_name(f"{output.name.partition('.')[0]}.quarantine.jsonl")
+        output.unlink()
+        raise DataError("no record that can be scored", "at least one", cure=f"look at the reasons in {aside}")
+    left = f", {dropped} put aside" if dropped else ""
+    print(f"{written} of {len(preferences)} records scored{left}: {output}")
     return output
 
 
-def _line(cases: Sequence[ScoredCase], beta: float) -> dict[str, Any]:
-    line: dict[str, Any] = {"record": cases[0].record}
+def _scoring(config: ScoreConfig) -> Callable[[Sequence[Preference]], Part]:
+    """Scores the records of a part with what a configuration names; those that cannot be encoded are put aside."""
+    scorer, directory = load_scorer(config), cache_directory(config.cache_dir)
+    policy = (
+        with_kept_features(scorer.policy, directory, strict=True) if config.cache_vision_features else scorer.policy
+    )
+    kept = ScoreCache(directory, strict=True) if config.fill_cache else None
+    device = next(scorer.model.parameters()).device.type
+
+    def work(part: Sequence[Preference]) -> Part:
+        encoded, dropped = [], []
+        for preference in part:
+            try:
+                encoded.append((preference, policy.encode(preference)))
+            except DataError as error:
+                dropped.append(refusal(error.at(record=preference.record, source=preference.source or None)))
+        lines = []
+        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+            for start in range(0, len(encoded), config.batch_size):
+                sources, items = zip(*encoded[start : start + config.batch_size], strict=True)
+                scored = _scored_batch(policy, scorer.model, scorer.reference, items, config.seed, kept)
+                lines += [_line(of, cases, config.beta) for of, cases in zip(sources, scored, strict=True)]
+        return Part(lines, dropped)
+
+    return work
+
+
+def _line(preference: Preference, cases: Sequence[ScoredCase], beta: float) -> dict[str, Any]:
+    line: dict[str, Any] = {"record": preference.record, "source": preference.source}
     for case in cases:
         line[case.role] = {"logp": case.logp, "units": case.units}
         if case.log_ratio is not None:

@@ -89,7 +89,8 @@ def detect(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Format:
     raise DataError(
         f"columns {shown}, which fit no known format",
         f"one of {', '.join(formats())}",
-        cure="rename the columns, or force a format with --dataset-format",
+        cure="rename the columns, for example to `prompt`, `chosen` and `rejected` (docs/data-formats.md shows all "
+        "formats), or force a format with --dataset-format",
     )
 
 
