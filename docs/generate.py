@@ -63,7 +63,6 @@ def command_line() -> str:
     for command in COMMANDS:
         cls = command.config
         text, _, examples = inspect.cleandoc(cls.__doc__ or "").partition("Examples:\n")
-        help_of = field_help(cls)
         lines += [
             "",
             f"## omnipref {command.name}",
@@ -74,7 +73,8 @@ def command_line() -> str:
             textwrap.dedent(examples).strip(),
             "```",
         ]
-        rows = [f"| `{option(f)}` | {default_of(f)} | {help_of.get(f.name, '')} |" for f in fields(cls)]
+        said = {name: text.replace("\n", " ") for name, text in field_help(cls).items()}
+        rows = [f"| `{option(f)}` | {default_of(f)} | {said.get(f.name, '')} |" for f in fields(cls)]
         if rows:
             lines += ["", "| option | default | |", "|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
@@ -132,8 +132,8 @@ MODALITIES = ("text", "image-text", "text-to-image")
 def runs_on(needs: Needs) -> list[str]:
     """Modalities that can give an objective what it reads.
 
-    A negative image asks for pictures in the context; extras ask for a distribution over a vocabulary, which a denoiser
-    has none of.
+    A negative image asks for pictures in the context; extras ask for what only language models have, such as a
+    distribution over a vocabulary.
     """
     pictures = any("image" in role for role in needs.roles)
     read = {"image-text"} if pictures else set(MODALITIES)

@@ -109,6 +109,7 @@ def test_missing_file_and_missing_fields(tmp_path: Path):
         ({"bf16": True, "fp16": True}, "exclude each other"),
         ({"streaming": True}, "set `max_steps`"),
         ({"eval_dataset": ["b"], "eval_fraction": 0.1}, "keep one"),
+        ({"online": ["own_samples"], "eval_fraction": 0.1}, "name an `eval_dataset`"),
         ({"method_args": {"beta": 1}}, "name the method"),
     ],
 )

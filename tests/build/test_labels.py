@@ -13,6 +13,7 @@ from omnipref.preferences import Case, Preference, from_json, pair, to_json
 
 def records(count: int) -> list[Preference]:
     columns = {"score/chosen": 3.0, "score/rejected": 1.0, "margin": 2.0}
+    columns |= {"ref_chosen_logps": -4.0, "ref_rejected_logps": -5.0}
     return [replace(pair(f"q{i}", "good", "bad", record=i), columns=columns) for i in range(count)]
 
 
@@ -28,6 +29,8 @@ def test_a_share_is_flipped_and_says_so():
         assert texts == (("bad", "good") if flipped(record) else ("good", "bad"))
         scores = (record.columns["score/chosen"], record.columns["score/rejected"])
         assert scores == ((1.0, 3.0) if flipped(record) else (3.0, 1.0))
+        logps = (record.columns["ref_chosen_logps"], record.columns["ref_rejected_logps"])
+        assert logps == ((-5.0, -4.0) if flipped(record) else (-4.0, -5.0))
         assert record.columns["margin"] == 2.0 and record.comparisons == records(1)[0].comparisons
 
 

@@ -105,6 +105,14 @@ def test_a_penalty_in_the_reward_is_taken_off_the_score():
     torch.testing.assert_close(found, grpo(beta=0, old="drawn")(penalised).loss_P)
 
 
+def test_a_penalty_in_the_reward_bears_a_sample_that_the_reference_finds_far_likelier():
+    scores = three()
+    assert scores.ref_logp is not None
+    far = scores.with_reference(scores.ref_logp + torch.tensor([[800.0], [0.0], [0.0]]))
+    objective = grpo(beta=0.1, penalty="reward", old="drawn")
+    assert objective(far).loss_P.isfinite().all() and gradient(objective, far).isfinite().all()
+
+
 def loop(objective: dict[str, str], clip: tuple[float, float] = (0.8, 1.2)) -> list[float]:
     """The loss of each group of `GROUPS`, number by number."""
     score, start, losses, units = GROUPS.cases.columns["score"].double(), 0, [], []

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objectives.examples import lists, scored, taken
+from objectives.examples import lists, scored, taken, with_columns
 from torch import Tensor
 
 from omnipref.errors import ConfigError, NeedsError
 from omnipref.objectives import dpo, lipo, step_weights
-from omnipref.preferences import ranked
+from omnipref.policies.cases import align
+from omnipref.preferences import Case, ranked
 from omnipref.scores import Scores
 
 VALUES = [1.0, 0.7, 0.4, 0.1]
@@ -186,3 +187,20 @@ def test_other_lists_do_not_move_the_centre():
     weight = step_weights(hidden, scores)
     given = lipo(weights="step_weight")(replace(scores, extras={"step_weight": weight}))
     torch.testing.assert_close(lipo(embedding="hidden")(scores).loss_P, given.loss_P)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_cases_outside_the_list_do_not_count(centred: bool):
+    records = lists(4, 2, 3)
+    more = scored([each.with_case("completion", Case.raw("q", "a")) for each in records], seed=2)
+    listed = more.cases.rank_N >= 0
+    draw = torch.Generator().manual_seed(0)
+    hidden = 1 + torch.randn(*more.mask.shape, 6, generator=draw, dtype=torch.float64)
+    segment = torch.where(listed[:, None], torch.arange(5) // 2, 0)
+    assert more.ref_logp is not None and not listed.all()
+    own = (each[listed] for each in (more.logp, more.mask, more.ref_logp, segment, hidden))
+    logp, mask, ref_logp, steps, states = own
+    alone = Scores(logp, mask, align(with_columns(records)), ref_logp, steps, {"hidden": states})
+    beside = replace(more, segment=segment, extras={"hidden": hidden})
+    objective = lipo(embedding="hidden", centred=centred)
+    torch.testing.assert_close(objective(beside).loss_P, objective(alone).loss_P)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import encoder_decoder_factories as factories
 import pytest
 import torch
+import transformers as hf
 
 from omnipref.cli import main
 from omnipref.errors import CapabilityError, DataError
+from omnipref.policies.autoregressive.backbone import blocks_of
 from omnipref.policies.autoregressive.encoder_decoder import EncoderDecoder, start_of
 from omnipref.policies.autoregressive.load import build_policy, load_model
+from omnipref.policies.autoregressive.state_extras import taps_of
 from omnipref.policies.autoregressive.trials import why_no_forest
+from omnipref.policies.reference import FrozenCopy
 from omnipref.policies.sampling import LocalSampler
 from omnipref.preferences import Case, Comparison, Message, Part, Preference, pair, ranked
 
@@ -58,6 +63,7 @@ def test_each_prompt_is_read_once(make: Make):
 @MAKERS
 def test_a_batch_gives_the_scores_and_gradients_of_its_records(make: Make):
     model, owner = make()
+    model.double()
     policy = build_policy(model, owner)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -156,3 +162,51 @@ def test_what_cannot_be_is_said(tmp_path: Path):
         start_of(model)
     model.save_pretrained(tmp_path)
     assert type(load_model(str(tmp_path))) is type(model)
+
+
+@MAKERS
+def test_activations_do_not_depend_on_how_far_prompts_are_padded(make: Make):
+    model, owner = make()
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # fresh ones give features of mean 0, and stretched rounding
+            torch.nn.init.normal_(weight)
+    policy = build_policy(model, owner)
+    record = pair("What is one plus one?", "two cups on the table", "a red cube and a ball")
+
+    def found(records: list[Preference]) -> torch.Tensor:
+        batch = policy.collate([policy.encode(each) for each in records])
+        scores = policy.score(model, batch, extras=frozenset({"ref_activation"}), reference=FrozenCopy(model))
+        return scores.extras["ref_activation"][0][scores.mask[0]]
+
+    alone = found([record])
+    for words in range(16):
+        other = pair("tree" + " cup" * words, "two", "three", record=1)
+        torch.testing.assert_close(found([record, other]), alone, rtol=0, atol=1e-4)
+
+
+def test_activations_are_read_of_projections_in_lists_too():
+    model, _ = factories.t5()
+    kinds = [[kind for kind, _ in taps_of(block)] for block in blocks_of(model)]
+    assert kinds[0] == kinds[1] and {"layer.0.SelfAttention.q", "layer.1.EncDecAttention.o", "layer.2"} <= {*kinds[0]}
+
+
+def test_a_limit_is_of_either_side():
+    model, owner = factories.bart()
+    policy = build_policy(model, owner, max_length=12)
+    fitting = policy.encode(pair("cup " * 4, "ball " * 4, "two")).cases[0]
+    assert len(fitting.prompt.ids) <= 12 < len(fitting.prompt.ids) + len(fitting.response)
+    for record in (pair("cup " * 20, "two", "three"), pair("cup", "ball " * 20, "two")):
+        with pytest.raises(DataError, match="expected at most 12"):
+            policy.encode(record)
+    cut = replace(policy, truncate=True).encode(pair("cup", "ball " * 20, "two"))
+    assert len(cut.cases[0].response) == 11  # and the token that the decoder begins with
+    policy.score(model, policy.collate([cut]))
+
+
+def test_a_decoder_saved_alone_is_loaded_alone(tmp_path: Path):
+    _, owner = factories.bart()
+    config = hf.BartConfig(
+        vocab_size=len(owner), d_model=8, decoder_layers=1, decoder_ffn_dim=8, decoder_attention_heads=2
+    )
+    hf.BartForCausalLM(config).save_pretrained(tmp_path)
+    assert type(load_model(str(tmp_path))) is hf.BartForCausalLM

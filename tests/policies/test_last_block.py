@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from architectures import ARCHITECTURES, records_of
 from peft import LoraConfig, get_peft_model
 
 from omnipref.policies.autoregressive import last_block
 from omnipref.policies.autoregressive.backbone import blocks_of
 from omnipref.policies.autoregressive.last_block import feed_forward
+from omnipref.policies.autoregressive.layouts import Forest
 from omnipref.policies.autoregressive.load import build_policy
 from omnipref.preferences import pair
 
@@ -111,6 +113,38 @@ def test_activations_of_a_reference_are_read_of_all_blocks():
     torch.testing.assert_close(
         found[0].extras["ref_activation"], found[1].extras["ref_activation"], rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_part_that_is_given_some_tokens_at_a_time_sees_all_of_them():
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    pictures = {**small, "image_size": 4, "patch_size": 2, "num_hidden_layers": 1}
+    owner, found = ARCHITECTURES["LlamaForCausalLM"].make()[1], []
+    for size in (0, 1):
+        torch.manual_seed(0)
+        settings = {"vocab_size": len(owner), "initializer_range": 0.2, "chunk_size_feed_forward": size, **small}
+        model = hf.GitForCausalLM(hf.GitConfig(vision_config=pictures, **settings)).eval()
+        policy = build_policy(model, owner)
+        assert isinstance(policy.layout, Forest)
+        found.append(policy.score(model, policy.collate([policy.encode(PAIR)])).logp)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
+
+
+def test_blocks_are_those_of_the_text_where_other_lists_are_as_long():
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 3}
+    pictures = {**small, "image_size": 4, "patch_size": 2}
+    blocks = blocks_of(hf.GitForCausalLM(hf.GitConfig(vocab_size=9, vision_config=pictures, **small)))
+    assert [type(block).__name__ for block in blocks] == ["GitLayer"] * 3
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(3, 2), (2, 3), (2, 2)])
+def test_blocks_of_an_encoder_decoder_are_the_decoders(encoder: int, decoder: int):
+    heads = {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("attention_heads", "ffn_dim")}
+    sides = {"encoder_layers": encoder, "decoder_layers": decoder}
+    bart = hf.BartForConditionalGeneration(hf.BartConfig(vocab_size=9, d_model=8, **heads, **sides))
+    assert blocks_of(bart) is bart.model.decoder.layers
+    sides = {"num_layers": encoder, "num_decoder_layers": decoder}
+    t5 = hf.T5ForConditionalGeneration(hf.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_heads=2, **sides))
+    assert blocks_of(t5) is t5.decoder.block
 
 
 class _Itself:

@@ -37,6 +37,8 @@ def test_data_that_lack_what_the_objective_reads_are_refused(objective, record, 
     ("text", "cure"),
     [
         ("sampled_kl()", "--online 'own_samples"),
+        ("dpo() + 1e-5 * optimism('reference_sample_0')", "--builders \"own_samples(n=1, role='reference_sample')\""),
+        ("xpo()", "ask for `reference_sample_0` instead"),
         ("rationale()", "--builders write_rationale rationale_case"),
         ("wider_margin()", "--builders inter_instructions"),
         ("pro()", "`score_chosen` and `score_rejected`"),
@@ -49,6 +51,11 @@ def test_what_is_missing_comes_with_its_own_cure(text, cure):
     with pytest.raises(NeedsError) as caught:
         check_needs(parse_objective(text).needs, record)
     assert cure in str(caught.value)
+
+
+def test_two_cases_are_not_proposed_for_a_third():
+    with pytest.raises(NeedsError, match=r"compares `completion`.*To mend: make it with a builder"):
+        check_needs(parse_objective("dpo() + sft('completion')").needs, pair("a", "b", "c"))
 
 
 def test_two_cases_of_other_names_are_proposed_as_they_are():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import factories
 import pytest
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import CLIPVisionModel, LlamaModel
@@ -252,3 +253,19 @@ def test_what_cannot_be_scored_is_put_aside_and_the_rest_goes_on(llama, tmp_path
     words = ["score", str(data), "--model-name-or-path", str(llama), "--max-length", "4"]
     assert main([*words, "--output", str(tmp_path / "none.jsonl")]) == 2
     assert "no record that can be scored" in capsys.readouterr().err and not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_log_likelihood_that_is_no_number_is_put_aside(tmp_path, capsys):
+    model, owner = factories.llama()
+    (two,) = owner(" ball", add_special_tokens=False)["input_ids"][:1]
+    with torch.no_grad():
+        model.lm_head.weight[:] = model.lm_head.weight.clone()
+        model.model.embed_tokens.weight[two] = float("nan")
+    folder = factories.save(model, owner, tmp_path / "model")
+    rows = [{"prompt": "What is it?", "chosen": f"two{word} cups", "rejected": "no"} for word in (" cups", " ball")]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = scored(folder, data, tmp_path / "scores.jsonl", "--layout", "rows")
+    assert [line["record"] for line in lines] == [0] and "1 put aside" in capsys.readouterr().out
+    (reason,) = [json.loads(line) for line in (tmp_path / "scores.quarantine.jsonl").read_text().splitlines()]
+    assert reason["record"] == 1 and reason["field"] == "chosen" and "log-likelihood of nan" in reason["reason"]

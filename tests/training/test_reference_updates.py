@@ -7,8 +7,11 @@ from pathlib import Path
 import factories
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch.distributed import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from training.test_run import losses, rows_of_text, write
 from transformers import TrainerState
 
@@ -114,6 +117,15 @@ def test_a_bad_setting_of_the_average_is_named(bad):
         Bema.of(bad)
 
 
+def test_a_checkpoint_without_averages_is_named(tmp_path):
+    model, _ = factories.llama()
+    ReferenceUpdates(frozen_copy(model), model).save(tmp_path)
+    updates = ReferenceUpdates(frozen_copy(model), model)
+    updates.correct(Bema())
+    with pytest.raises(ConfigError, match=r"holds no moving average.*leave `ref_model_bema` away"):
+        updates.load(tmp_path)
+
+
 def test_what_has_no_weights_of_its_own_cannot_follow():
     with pytest.raises(CapabilityError, match="without its adapter"):
         ReferenceUpdates(AdapterOff(), adapter())
@@ -165,3 +177,16 @@ def test_kept_scores_and_a_moving_reference_exclude_each_other(llama, tmp_path, 
     assert "sync_ref_model" in capsys.readouterr().err
     assert main(words(llama, tmp_path, 2, "--ref-model-bema", "lag=2")) == 2
     assert "`ref_model_bema` is given without `sync_ref_model`" in capsys.readouterr().err
+
+
+def test_an_adapter_that_goes_into_shards_with_the_policy_is_refused_when_training_begins():
+    model = adapter()
+    updates = ReferenceUpdates(copy_adapter(model), model)
+    updates.on_train_begin(None, None, None)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(CapabilityError, match="in shards cannot follow"):
+            updates.on_train_begin(None, None, None)
+    finally:
+        dist.destroy_process_group()

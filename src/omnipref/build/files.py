@@ -53,7 +53,14 @@ def run(config: BuildSettings) -> Path:
     step = functools.cache(lambda: builder.prepare(records))
     aside = [refusal(error) for error in refused]
     written, dropped = run_in_parts(
-        output, settings, records, PART, lambda part: _part(part, step(), output), "building", aside
+        output,
+        settings,
+        records,
+        PART,
+        lambda part: _part(part, step(), output),
+        "building",
+        aside,
+        [*config.dataset, config.model_name_or_path],
     )
     print(f"{written} preferences from {len(records)} records, {dropped} put aside: {output}")
     return output

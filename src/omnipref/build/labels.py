@@ -10,13 +10,18 @@ from omnipref.errors import ConfigError, DataError
 from omnipref.preferences import Preference
 
 _OTHER: Mapping[str, str] = {"chosen": "rejected", "rejected": "chosen"}
+_COLUMNS: Mapping[str, str] = {
+    name.format(role): name.format(other) for role, other in _OTHER.items() for name in ("score/{}", "ref_{}_logps")
+}
+"""Columns that belong to a response: name to that of the other response."""
 
 
 def flip_labels(share: float = 0.1, seed: int = 0) -> Builder:
     """Exchange the chosen and the rejected response of a share of the pairs, each by a draw of its own.
 
-    Whether it was is in `meta["built_by"]`, as `flipped`, where no objective sees it. Scores go with their responses;
-    a stated margin stays, so that a wrong label is as sure of itself as the right one was.
+    Whether it was is in `meta["built_by"]`, as `flipped`, where no objective sees it. Scores and reference
+    log-likelihoods go with their responses; a stated margin stays, so that a wrong label is as sure of itself as the
+    right one was.
 
     Args:
         share: of the pairs, from 0 to 1; `robust_dpo(flip_rate=...)` undoes one below one half.
@@ -49,6 +54,5 @@ def flip_labels(share: float = 0.1, seed: int = 0) -> Builder:
 
 def _exchanged(record: Preference) -> Preference:
     cases = {role: record.cases[_OTHER[role]] for role in record.cases}
-    scores = {f"score/{role}": f"score/{other}" for role, other in _OTHER.items()}
-    columns = {scores.get(name, name): value for name, value in record.columns.items()}
+    columns = {_COLUMNS.get(name, name): value for name, value in record.columns.items()}
     return replace(record, cases=cases, columns=columns)

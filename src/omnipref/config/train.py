@@ -188,6 +188,8 @@ class TrainConfig(Records):
             yield "`online_sampling` is given without `online`; name the builders"
         if self.online and (self.streaming or self.precompute_ref_log_probs):
             yield "`online` makes records at every step; `streaming` and `precompute_ref_log_probs` have no place there"
+        if self.online and self.eval_fraction:
+            yield "`eval_fraction` is not drawn from records of `online`; name an `eval_dataset`"
         if self.streaming and self.max_steps < 0:
             yield "`streaming` data have no known length; set `max_steps`"
         if self.streaming and self.precompute_ref_log_probs:

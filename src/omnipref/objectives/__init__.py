@@ -10,7 +10,16 @@ from omnipref.objectives.decoupled import flex_dpo
 from omnipref.objectives.dispersion import mallows_dpo, mallows_ipo
 from omnipref.objectives.divergences import DIVERGENCES, box_cox, chi_po, f_dpo, jensen_shannon
 from omnipref.objectives.graded import gdpo_geometric, modpo, ns_dpo, odpo, reward_distillation
-from omnipref.objectives.group_relative import ADVANTAGES, NORMALISERS, RATIOS, SURROGATES, group_sum, grpo
+from omnipref.objectives.group_relative import (
+    ADVANTAGES,
+    NORMALISERS,
+    ORIGINS,
+    PENALTIES,
+    RATIOS,
+    SURROGATES,
+    group_sum,
+    grpo,
+)
 from omnipref.objectives.imitation import IMITATION, f_sft, reinforce, rwr
 from omnipref.objectives.lengths import decayed_dpo, ld_dpo, length_dpo, sampo
 from omnipref.objectives.links import (
@@ -58,6 +67,8 @@ __all__ = [
     "IMITATION",
     "LINKS",
     "NORMALISERS",
+    "ORIGINS",
+    "PENALTIES",
     "RATIOS",
     "REDUCTIONS",
     "SURROGATES",

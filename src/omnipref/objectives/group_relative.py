@@ -1,8 +1,9 @@
 """Group-relative policy gradients: K scored samples of one context, each judged by how it compares with the others.
 
-An objective is four choices, each a table here: what the advantage of a sample is, what its ratio to the policy that
-drew it is taken of, how the ratio is kept in bounds, and what a loss per unit is divided by. A group is all cases of a
-preference; their scores are the column `score`.
+An objective is six choices, each a table here: what the advantage of a sample is, what its ratio to the policy that
+drew it is taken of and which policy that is, how the ratio is kept in bounds, what a loss per unit is divided by, and
+where the divergence from the reference enters. A group is all cases of a preference; their scores are the column
+`score`.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def grpo(
             `group`, or of the `batch`; or `total`, the sum over a case's units.
         penalty: one of `PENALTIES`: `corrected`, as above; `loss`, `k` without `r`, as in GRPO's paper; `reward`:
             `β log(π_old/π_ref)` of the whole sample is taken off its score.
-        old: what drew the samples: `policy`, itself as it is now, for which `r = 1` and only its gradient counts;
-            `reference`, in rounds; or the name of an extra that holds the log-likelihoods, `[N, U]`.
+        old: what drew the samples, one of `ORIGINS`: `policy`, itself as it is now, for which `r = 1` and only its
+            gradient counts; `reference`, in rounds; or the name of an extra that holds the log-likelihoods, `[N, U]`.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -63,7 +64,8 @@ def grpo(
 
     Here: without `r`, `k` has the gradient of the other divergence, `KL(π_ref ‖ π_θ)`, so `corrected` is the
         default, as it is TRL's. With groups of different sizes, means are over each group first. `weighted` has no
-        lower bound, like TRL's.
+        lower bound, like TRL's. The `batch` is that of one backward pass over all processes, as in TRL's `bnpo`; its
+        `dapo` and `cispo` count the units of all accumulated batches together.
 
     Identities: no gradient where the scores of a group are equal and policy = reference; `leave_one_out` is `centred`
         times `K/(K − 1)`; `leave_one_out` with `normalise="total"` has on average the gradient of the expected score,
@@ -106,7 +108,8 @@ def grpo(
         metrics = {"score": score_N.mean(), "outside": mean(outside_NU, mask_NU).mean()}
         if beta:
             kl_NU = _divergence(torch.where(mask_NU, scores.logp - _reference(scores), 0.0))
-            loss_NU = loss_NU + beta * weigh(ratio_NU) * kl_NU
+            if not in_reward:  # there it would add 0, or NaN where a divergence is infinite
+                loss_NU = loss_NU + beta * weigh(ratio_NU) * kl_NU
             metrics["kl"] = mean(kl_NU.detach(), mask_NU).mean()
         return Outcome(normaliser(loss_NU, mask_NU, cases), metrics=metrics)
 

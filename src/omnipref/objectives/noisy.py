@@ -110,8 +110,8 @@ def discopop(
     Raises:
         ConfigError: an argument is out of range.
 
-    Identities: `(log 2 + 1)/2` where policy = reference; the mean of `gpo("logistic")` and `gpo("exponential")` as
-        `τ → ∞`.
+    Identities: `(log 2 + 1)/2` where policy = reference; the mean of `gpo(link="logistic")` and
+        `gpo(link="exponential")` as `τ → ∞`.
 
     Example:
         >>> import torch

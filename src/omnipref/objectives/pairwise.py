@@ -91,7 +91,7 @@ def ipo(
 ) -> Objective:
     """Identity preference optimisation: the margin is drawn to a finite target.
 
-    `L = (Δ̄ − 1/(2β))²`, reward `βρ̄`.
+    `L = (Δ̄ − 1/(2β))²`, reward `βρ̄`; without a reference `s` stands in place of `ρ̄`.
 
     Args:
         beta: `τ > 0` of the paper, per nat; the target is its inverse, so a larger `β` means a smaller margin.

@@ -15,7 +15,8 @@ def step_weights(embedding_NUD: Tensor, scores: Scores, reduce: str = "total", *
     """`1 + cos(e_i^k, e_1^k)` at every unit of step k of case i, in [0, 2]: `[N, U]`, without gradient.
 
     `e` is the mean embedding over a step's units and `1` the best of the list, the first case of rank 0. Steps are
-    aligned by number; what goes beyond the shortest case of a list is part of that case's last step.
+    aligned by number; what goes beyond the shortest case of a list is part of that case's last step. Cases outside the
+    list, which other terms read, do not count.
 
     Args:
         embedding_NUD: of each unit, such as a hidden state of the last layer.
@@ -59,6 +60,8 @@ def step_weights(embedding_NUD: Tensor, scores: Scores, reduce: str = "total", *
 def _middle(mean_NKD: Tensor, present_NK: Tensor, scores: Scores) -> Tensor:
     """The mean over all steps of each case's list: `[N, 1, D]`."""
     owner_N, count = scores.cases.preference_N, scores.cases.count
+    present_NK = present_NK & (scores.cases.rank_N >= 0)[:, None]
+    mean_NKD = torch.where(present_NK[:, :, None], mean_NKD, 0.0)
     total_PD = mean_NKD.new_zeros(count, mean_NKD.shape[2]).index_add(0, owner_N, mean_NKD.sum(1))
     steps_P = present_NK.new_zeros(count, dtype=mean_NKD.dtype).index_add(0, owner_N, present_NK.sum(1).to(mean_NKD))
     return (total_PD / steps_P.clamp(min=1)[:, None])[owner_N][:, None]
@@ -83,7 +86,9 @@ def _aligned_steps(scores: Scores) -> Tensor:
         raise NeedsError("found scores without segment; expected the step of each unit")
     step_NU, owner_N = torch.where(scores.mask, scores.segment, 0), scores.cases.preference_N
     last_N = step_NU.amax(1)
-    last_P = last_N.new_zeros(scores.cases.count).scatter_reduce(0, owner_N, last_N, "amin", include_self=False)
+    furthest = last_N.amax()
+    last_N = torch.where(scores.cases.rank_N >= 0, last_N, furthest)
+    last_P = furthest.repeat(scores.cases.count).scatter_reduce(0, owner_N, last_N, "amin")
     return torch.minimum(step_NU, last_P[owner_N][:, None])
 
 

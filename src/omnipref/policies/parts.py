@@ -15,6 +15,8 @@ from omnipref.errors import ConfigError
 from omnipref.preferences.write import atomic
 
 Item = TypeVar("Item")
+_LARGE = {".safetensors", ".bin", ".arrow", ".parquet"}
+"""Files that tell whether a folder is what it was; beside them lie logs, notes and what is made of them."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,28 @@ def run_in_parts(
     work: Callable[[Sequence[Item]], Part],
     what: str = "working",
     refused: Sequence[Mapping[str, Any]] = (),
+    made_of: Sequence[str | None] = (),
 ) -> tuple[int, int]:
     """Work on `items`, `size` at a time, and write `output` as JSONL when all is done; gives rows written and dropped.
 
-    Parts lie in `<output>.parts/` until then. Dropped rows go to `<stem>.quarantine.jsonl`.
+    Parts lie in `<output>.parts/` until then. Dropped rows go to `aside_of(output)`.
 
     Args:
         output: file to write, all or nothing.
         settings: whatever the result depends on; parts of other settings are refused, not mixed in.
         items: what to work on.
-        size: items per part; what an interruption loses at most.
+        size: items per part; what an interruption loses at most. An interrupted job keeps the size that it began with.
         work: from some items to their part.
         what: word for the progress bar.
         refused: further rows for the side file.
+        made_of: files and folders that the result depends on; parts from before they were written anew are refused.
 
     Raises:
-        ConfigError: the output exists, or parts of other settings lie beside it.
+        ConfigError: the output exists, or parts of other settings, or of files as they were, lie beside it.
     """
     output = Path(output)
     folder = output.with_name(output.name + ".parts")
-    _start(output, folder, settings)
+    size = _start(output, folder, settings, size, made_of)
     starts = range(0, len(items), size)
     for number, start in enumerate(tqdm(starts, desc=what, unit="part", disable=len(starts) < 2)):
         path = folder / f"{number:06d}.json"
@@ -63,29 +67,52 @@ def run_in_parts(
     return _finish(output, folder, len(starts), refused)
 
 
-def _start(output: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+def aside_of(output: Path) -> Path:
+    """The side file of an output: `scores.jsonl` to `scores.quarantine.jsonl`."""
+    return output.with_suffix(".quarantine.jsonl")
+
+
+def _start(output: Path, folder: Path, settings: Mapping[str, Any], size: int, made_of: Sequence[str | None]) -> int:
+    """Items per part: of the parts that are there, else as asked for."""
     if output.exists():
         raise ConfigError(f"found a file {output}; expected none. To mend: name another output, or delete it")
     note = folder / "settings.json"
-    wanted = json.loads(json.dumps(settings))
+    written = {name: _written(Path(name)) for name in made_of if name and Path(name).exists()}
+    wanted = json.loads(json.dumps({"settings": settings, "size": size, "written": written}))
     if note.exists():
         found = json.loads(note.read_text(encoding="utf-8"))
-        changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        if changed:
+        if changed := _changed(found.get("settings", {}), wanted["settings"]):
             raise ConfigError(
                 f"found parts of an interrupted run with other values of {', '.join(changed)} in {folder}; expected "
                 "the same. To mend: use the old values to continue it, or delete the folder to start anew"
             )
-        return
+        if changed := _changed(found["written"], wanted["written"]):
+            raise ConfigError(
+                f"found parts of an interrupted run in {folder}, and {', '.join(changed)} written anew since; expected "
+                "what they were made of. To mend: delete the folder to start anew"
+            )
+        return int(found["size"])
     with atomic(note) as file:
         file.write(json.dumps(wanted, indent=1).encode())
+    return size
+
+
+def _changed(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+
+
+def _written(path: Path) -> list[int]:
+    """Bytes of a file, or of what is large in a folder, and when it was written last."""
+    files = [each for each in path.rglob("*") if each.suffix in _LARGE] if path.is_dir() else [path]
+    states = [each.stat() for each in files]
+    return [sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)]
 
 
 def _finish(output: Path, folder: Path, count: int, refused: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     parts = [json.loads((folder / f"{number:06d}.json").read_bytes()) for number in range(count)]
     dropped = [*(row for part in parts for row in part["dropped"]), *refused]
     if dropped:
-        _write(output.with_name(f"{output.name.partition('.')[0]}.quarantine.jsonl"), dropped)
+        _write(aside_of(output), dropped)
     rows = [row for part in parts for row in part["rows"]]
     _write(output, rows)
     shutil.rmtree(folder)

@@ -61,7 +61,8 @@ def run(config: SampleSettings) -> Path:
 
     aside = [refusal(error) for error in refused]
     size = config.batch_size * _PARTS
-    written, dropped = run_in_parts(output, settings, records, size, work, "sampling", aside)
+    made_of = [*config.dataset, config.model_name_or_path, config.adapter]
+    written, dropped = run_in_parts(output, settings, records, size, work, "sampling", aside, made_of)
     print(f"{written} prompts answered, {dropped} put aside: {output}")
     return output
 

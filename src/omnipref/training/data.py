@@ -26,6 +26,7 @@ from omnipref.training.parts import divide
 logger = logging.getLogger(__name__)
 
 _BUILD = "omnipref build FILE --builders {} --output OUT"
+_REFERENCE_SAMPLE = _BUILD.format("\"own_samples(n=1, role='reference_sample')\" --model-name-or-path REFERENCE")
 CURES = {
     "mismatched": _BUILD.format("mismatched"),
     "chosen@negative_image": f"{_BUILD.format('random_image')} (or occlude, similar_image)",
@@ -33,6 +34,8 @@ CURES = {
     "chosen@disobeyed": _BUILD.format("intra_instructions"),
     "degree": _BUILD.format("remove_key_content"),
     "rationale": _BUILD.format("write_rationale rationale_case --model-name-or-path MODEL"),
+    "reference_sample": f"ask for `reference_sample_0` instead, and make it: {_REFERENCE_SAMPLE}",
+    "reference_sample_0": _REFERENCE_SAMPLE,
     "sample_0": "draw it from the model at every step with --online 'own_samples(n=2)'",
 }
 """What adds the cases of a role."""
@@ -247,7 +250,7 @@ def _other_roles(needs: Needs, preference: Preference) -> str:
         return "train liked and disliked responses with --objective 'bco()' or \"kto(baseline='batch')\""
     if "chosen" in needs.roles and any(name.startswith("response_") for name in preference.roles):
         return "turn lists into pairs with --pairs best_vs_worst"
-    if len(preference.roles) == 2:
+    if len(preference.roles) == len(needs.roles) == 2:
         better, worse = preference.roles
         return f'name the roles that are there, such as --objective "dpo(chosen={better!r}, rejected={worse!r})"'
     return "make it with a builder (`omnipref build --help`), or take data that have it"
@@ -256,7 +259,7 @@ def _other_roles(needs: Needs, preference: Preference) -> str:
 def _filled(column: str) -> str:
     """What gives each record a number under a column."""
     if column != "score":
-        return f"give each record a number `{column}`"
+        return f"give each record a number `{column}` among the `columns` of omnipref's own format"
     return (
         "judge the responses (`omnipref build FILE --builders 'judge(reward=...)'`), or give each its score: "
         "`score_chosen` and `score_rejected`, or `scores` of a list"

@@ -101,7 +101,10 @@ class Online:
             NeedsError: what was made lacks what the objective reads.
         """
         if any(type(p).__name__ == "DTensor" or hasattr(p, "ds_id") for p in model.parameters()):
-            raise CapabilityError("a model in shards cannot be sampled while it trains; use DDP, or `omnipref rounds`")
+            raise CapabilityError(
+                "a model in shards cannot be sampled while it trains; use DDP, or alternate `omnipref build` and "
+                "`omnipref train`"
+            )
         reasons: list[str] = []
         for attempt in range(ATTEMPTS):
             built = self._builder(model, (self.seed * 1_000_003 + step) * ATTEMPTS + attempt)(records)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,14 @@ class ReferenceUpdates(TrainerCallback):
         self._start = {name: trained.detach().float().clone() for name, trained, _ in self._pairs}
         self._averages = {name: weight.clone() for name, weight in self._start.items()}
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look again: an adapter beside the policy goes into shards with it, when training begins.
+
+        Raises:
+            CapabilityError: the weights are in shards.
+        """
+        _check_whole(self.model.parameters())
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the reference if it is time."""
         if state.global_step % self.steps == 0:
@@ -141,9 +149,18 @@ class ReferenceUpdates(TrainerCallback):
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Take the reference's weights from a checkpoint, if it has any."""
+        """Take the reference's weights from a checkpoint, if it has any.
+
+        Raises:
+            ConfigError: they were moved by another rule, which kept no average.
+        """
         if (folder / FILE).exists():
             kept = load_file(folder / FILE)
+            if any(AVERAGE + name not in kept for name in self._averages):
+                raise ConfigError(
+                    f"{folder / FILE} holds no moving average; it is of a run without `ref_model_bema`. To go on from "
+                    "it, leave `ref_model_bema` away, too"
+                )
             for name, _, frozen in self._pairs:
                 frozen.copy_(kept[name])
             for name, average in self._averages.items():
@@ -169,11 +186,15 @@ def _pairs(reference: Reference, model: nn.Module) -> Iterator[tuple[str, Tensor
         )
     if not found or len(found) < sum(p.requires_grad for p in model.parameters()):
         raise CapabilityError("the reference has other weights than the policy and cannot follow it; same model needed")
-    if any(type(frozen).__name__ == "DTensor" or hasattr(frozen, "ds_id") for _, _, frozen in found):
+    _check_whole(frozen for _, _, frozen in found)
+    yield from found
+
+
+def _check_whole(weights: Iterable[Tensor]) -> None:
+    if any(type(weight).__name__ == "DTensor" or hasattr(weight, "ds_id") for weight in weights):
         raise CapabilityError(
             "a reference in shards cannot follow the policy yet; use DDP, or leave `sync_ref_model` away"
         )
-    yield from found
 
 
 def _slot(name: str, model: nn.Module) -> str:

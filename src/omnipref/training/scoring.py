@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from omnipref.config.base import Scoring
 from omnipref.errors import DataError
 from omnipref.objectives.objective import Needs
 from omnipref.policies.caching.place import cache_directory
-from omnipref.policies.parts import Part, run_in_parts
+from omnipref.policies.parts import Part, aside_of, run_in_parts
 from omnipref.policies.policy import Batch, Policy
 from omnipref.policies.prompt_files import refusal
 from omnipref.preferences import Preference, read
@@ -160,6 +161,8 @@ def load_scorer(config: Scoring) -> Scorer:
 
 BATCHES = 16
 """Batches per part: what an interruption loses at most."""
+_WITHOUT_EFFECT = {"output", "cache_dir", "batch_size"}
+"""Settings that do not change what is written."""
 
 
 def score(config: ScoreConfig) -> Path:
@@ -181,17 +184,19 @@ def score(config: ScoreConfig) -> Path:
         for source in config.dataset
         for preference in read(source, format=config.dataset_format, split=config.dataset_split, limit=config.limit)
     ]
-    settings = {name: value for name, value in asdict(config).items() if name not in ("output", "cache_dir")}
+    settings = {name: value for name, value in asdict(config).items() if name not in _WITHOUT_EFFECT}
     scored = cache(lambda: _scoring(config))  # loads a model, so only when a part is missing
 
     def work(part: Sequence[Preference]) -> Part:
         return scored()(part)
 
-    written, dropped = run_in_parts(output, settings, preferences, config.batch_size * BATCHES, work, "scoring")
+    size, models = config.batch_size * BATCHES, (config.adapter, config.ref_model, config.ref_adapter)
+    made_of = [*config.dataset, config.model_name_or_path, *models]
+    written, dropped = run_in_parts(output, settings, preferences, size, work, "scoring", made_of=made_of)
     if not written:
-        aside = output.with_name(f"{output.name.partition('.')[0]}.quarantine.jsonl")
         output.unlink()
-        raise DataError("no record that can be scored", "at least one", cure=f"look at the reasons in {aside}")
+        cure = f"look at the reasons in {aside_of(output)}" if dropped else "look at `omnipref data inspect`"
+        raise DataError("no record that can be scored", "at least one", cure=cure)
     left = f", {dropped} put aside" if dropped else ""
     print(f"{written} of {len(preferences)} records scored{left}: {output}")
     return output
@@ -218,13 +223,32 @@ def _scoring(config: ScoreConfig) -> Callable[[Sequence[Preference]], Part]:
             for start in range(0, len(encoded), config.batch_size):
                 sources, items = zip(*encoded[start : start + config.batch_size], strict=True)
                 scored = _scored_batch(policy, scorer.model, scorer.reference, items, config.seed, kept)
-                lines += [_line(of, cases, config.beta) for of, cases in zip(sources, scored, strict=True)]
+                for preference, cases in zip(sources, scored, strict=True):
+                    try:
+                        lines.append(_line(preference, cases, config.beta))
+                    except DataError as error:
+                        dropped.append(refusal(error))
         return Part(lines, dropped)
 
     return work
 
 
 def _line(preference: Preference, cases: Sequence[ScoredCase], beta: float) -> dict[str, Any]:
+    """A line of the output.
+
+    Raises:
+        DataError: a log-likelihood is NaN or infinite.
+    """
+    for case in cases:
+        if not math.isfinite(case.logp + (case.ref_logp or 0.0)):
+            raise DataError(
+                f"a log-likelihood of {case.logp} under the model, {case.ref_logp} under the reference",
+                "finite numbers",
+                cure="score in another precision (--dtype float32), or look for NaN in the weights",
+                record=preference.record,
+                field=case.role,
+                source=preference.source or None,
+            )
     line: dict[str, Any] = {"record": preference.record, "source": preference.source}
     for case in cases:
         line[case.role] = {"logp": case.logp, "units": case.units}

@@ -285,9 +285,12 @@ class PreferenceTrainer(Trainer):
                     self.reference_updates.save(folder)
             super()._save_checkpoint(model, trial)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.objective_state = {**self.objective_state, **read_state(Path(resume_from_checkpoint))}
-        self.learned.load(Path(resume_from_checkpoint))
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What stands beside the weights, too: DeepSpeed's engine loads the weights itself, and this comes after."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self.objective_state = {**self.objective_state, **read_state(Path(checkpoint))}
+        self.learned.load(Path(checkpoint))
         if self.reference_updates:
-            self.reference_updates.load(Path(resume_from_checkpoint))
+            self.reference_updates.load(Path(checkpoint))

@@ -72,11 +72,14 @@ def blocks_within(backbone: nn.Module) -> nn.ModuleList | None:
     Args:
         backbone: of `backbone_of`.
     """
-    config: Any = getattr(backbone, "config", None)
-    count = getattr(config.get_text_config(), "num_hidden_layers", 0) if hasattr(config, "get_text_config") else 0
-    decoder = backbone.get_decoder() if hasattr(backbone, "get_decoder") else backbone  # type: ignore[operator]
-    lists = (part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-    return next(lists, None) if count else None
+    decoder: Any = backbone.get_decoder() if hasattr(backbone, "get_decoder") else backbone  # type: ignore[operator]
+    config: Any = getattr(decoder, "config", None) or getattr(backbone, "config", None)
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else None
+    count = getattr(text, "num_hidden_layers", 0)
+    lists = {name: part for name, part in decoder.named_modules() if isinstance(part, nn.ModuleList)}
+    found = [name for name, part in lists.items() if len(part) == count > 0]
+    # An encoder of media or a block itself may hold a list as long, further inside.
+    return lists[min(found, key=lambda name: name.count("."))] if found else None
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

@@ -118,7 +118,7 @@ def encode(
         owner: tokenizer or processor.
         preference: what is encoded.
         positions: how the model numbers positions.
-        max_length: longest case in tokens, None for no limit.
+        max_length: longest case in tokens, None for no limit; where prompt and response are apart, of each for itself.
         truncate: cut responses that are too long.
         apart: prompt and response are two texts, each with the tokens that begin and end a text, as encoder-decoders
             read them.
@@ -135,7 +135,7 @@ def encode(
             if signature not in prompts:
                 prompts[signature] = encode_prompt(owner, case.context, apart)
             prompt = prompts[signature]
-            response, segment = _fit(prompt, *response_tokens(owner, case, prompt, apart), max_length, truncate)
+            response, segment = _fit(prompt, *response_tokens(owner, case, prompt, apart), max_length, truncate, apart)
             ids = np.concatenate([prompt.ids, response])
             token_type = np.concatenate([prompt.token_type, np.zeros_like(response)])
             cases.append(EncodedCase(prompt, response, segment, positions(ids, token_type, prompt.items)))
@@ -194,13 +194,19 @@ def _signature(context: Sequence[Message]) -> tuple:
 
 
 def _fit(
-    prompt: EncodedPrompt, response: np.ndarray, segment: np.ndarray, max_length: int | None, truncate: bool
+    prompt: EncodedPrompt,
+    response: np.ndarray,
+    segment: np.ndarray,
+    max_length: int | None,
+    truncate: bool,
+    apart: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    length = len(prompt.ids) + len(response)
+    before = 1 if apart else len(prompt.ids)  # a decoder begins with a token of its own
+    length = max(len(prompt.ids), before + len(response))
     if max_length is None or length <= max_length:
         return response, segment
-    room = max_length - len(prompt.ids)
-    if room > 0 and truncate:
+    room = max_length - before
+    if room > 0 and len(prompt.ids) <= max_length and truncate:
         return response[:room], segment[:room]
     media = int((prompt.token_type > 0).sum())
     parts = f"{len(prompt.ids)} of the prompt, {media} of them media, and {len(response)} of the response"

@@ -36,7 +36,7 @@ class EncoderDecoder:
         """Tokens of the encoder's and the decoder's rows, padding included."""
         prompts, _ = _distinct(preferences)
         responses = [len(case.response) for preference in preferences for case in preference.cases]
-        return len(prompts) * max(map(len, prompts)) + len(responses) * (1 + max(responses))
+        return len(prompts) * _width(prompts, max(responses)) + len(responses) * (1 + max(responses))
 
     def inputs(self, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
         """Prompts `[E, S]`, decoder rows `[N, 1 + U]`, the prompt of each row, and the scored places."""
@@ -49,9 +49,10 @@ class EncoderDecoder:
         column = np.arange(units)[None]
         mask = column < np.array([[len(case.response)] for case in cases])
         first = np.full((len(cases), 1), self.start)
+        width = _width(prompts, units)
         arrays = {
-            "prompt_ES": _padded(prompts, pad),
-            "prompt_valid_ES": np.arange(max(map(len, prompts)))[None] < np.array([[len(each)] for each in prompts]),
+            "prompt_ES": _padded(prompts, pad, width),
+            "prompt_valid_ES": np.arange(width)[None] < np.array([[len(each)] for each in prompts]),
             "prompt_N": which,
             "ids_BT": np.concatenate([first, np.where(mask, target, pad)], 1),
             "count_BT": np.concatenate([np.ones_like(first), mask], 1),
@@ -116,8 +117,14 @@ def _distinct(preferences: Sequence[EncodedPreference]) -> tuple[list[np.ndarray
     return prompts, np.array(which)
 
 
-def _padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
-    found = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+def _width(prompts: Sequence[np.ndarray], units: int) -> int:
+    """Columns of the prompts: never those of the decoder, so that the states of both are told apart by their shape."""
+    longest = max(map(len, prompts))
+    return longest + (longest == 1 + units)
+
+
+def _padded(rows: Sequence[np.ndarray], fill: int, width: int = 0) -> np.ndarray:
+    found = np.full((len(rows), width or max(map(len, rows))), fill, dtype=np.int64)
     for place, row in zip(found, rows, strict=True):
         place[: len(row)] = row
     return found

@@ -6,11 +6,11 @@ prompt only the last state is read, so the feed-forward part, most of a block's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -21,20 +21,22 @@ MATRICES = (nn.Linear, Conv1D)
 
 
 @contextmanager
-def read_at(backbone: nn.Module, read_M: Tensor | None) -> Iterator[None]:
+def read_at(backbone: nn.Module, read_M: Tensor | None, shape_BT: Sequence[int]) -> Iterator[None]:
     """Inside, the feed-forward parts of the last block give zeros for states that are not read.
 
     Nothing is left out where that could not be repeated: under gradient checkpointing, which runs blocks again after
-    the pass, and in compiled blocks, which would be compiled anew.
+    the pass, in compiled blocks, which would be compiled anew, and where a part is given tokens in another shape, some
+    of them at a time, or something beside them, such as a residual to add.
 
     Args:
         backbone: the model without its head.
         read_M: index of each state that is read, over all tokens of the batch, each once; None for all.
+        shape_BT: rows and columns of the tokens.
     """
     with ExitStack() as stack:
         if read_M is not None:
             for part in _once_through(backbone):
-                stack.enter_context(_narrowed(part, read_M))
+                stack.enter_context(_narrowed(part, read_M, tuple(shape_BT)))
         yield
 
 
@@ -52,18 +54,19 @@ def _once_through(backbone: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _narrowed(part: nn.Module, read_M: Tensor) -> Iterator[None]:
+def _narrowed(part: nn.Module, read_M: Tensor, shape_BT: tuple[int, ...]) -> Iterator[None]:
     """Let a module from `[B, T, D]` to `[B, T, E]` see some of its tokens alone."""
-    shapes: list[torch.Size] = []
+    narrow: list[bool] = []
 
     def before(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        shapes.append(given[0].shape[:2])
-        return (given[0].flatten(0, 1)[read_M][None], *given[1:])
+        narrow.append(len(given) == 1 and tuple(given[0].shape[:-1]) == shape_BT)
+        return (given[0].flatten(0, 1)[read_M.to(given[0].device)][None],) if narrow[-1] else given
 
     def after(_module: nn.Module, _given: tuple[Any, ...], found_MD: Tensor) -> Tensor:
-        shape = shapes.pop()
-        whole = found_MD.new_zeros(shape.numel(), found_MD.shape[-1])
-        return whole.index_copy(0, read_M, found_MD[0]).unflatten(0, shape)
+        if not narrow.pop():
+            return found_MD
+        whole = found_MD.new_zeros(math.prod(shape_BT), found_MD.shape[-1])
+        return whole.index_copy(0, read_M.to(whole.device), found_MD[0]).unflatten(0, shape_BT)
 
     hooks = [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
     try:

@@ -148,7 +148,7 @@ class Forest:
         position = inputs["position_RBT"]
         config = backbone.config.get_text_config()  # type: ignore[union-attr,operator]
         masks = MASKS.get(config._attn_implementation, forest_masks)
-        with read_at(backbone, inputs["read_M"]):
+        with read_at(backbone, inputs["read_M"], inputs["ids_BT"].shape):
             return backbone(
                 input_ids=inputs["ids_BT"],
                 attention_mask=masks(self.attention, config, inputs, next(backbone.parameters()).dtype),

@@ -57,7 +57,9 @@ def load_model(name_or_path: str, **options: Any) -> nn.Module:
             raise ConfigError(f"{name_or_path} is a pipeline; expected a model that answers in text") from error
         here = "" if Path(name_or_path).exists() else "no such folder here; as a name on the hub: "
         raise ConfigError(f"no model at {name_or_path!r}: {here}{' '.join(str(error).split())}") from error
-    loaders = (AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM, AutoModelForCausalLM)
+    # Of some classes a decoder alone can be saved, whose configuration says that it has no encoder.
+    with_encoder = (AutoModelForSeq2SeqLM,) if getattr(config, "is_encoder_decoder", False) else ()
+    loaders = (AutoModelForImageTextToText, AutoModelForMultimodalLM, *with_encoder, AutoModelForCausalLM)
     loader = next((each for each in loaders if type(config) in each._model_mapping), AutoModelForCausalLM)
     try:
         return loader.from_pretrained(name_or_path, **options)

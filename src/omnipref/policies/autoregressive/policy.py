@@ -39,7 +39,7 @@ class AutoregressivePolicy:
         owner: tokenizer, or the processor that holds one.
         layout: `Forest()` (shared prefixes), `Rows()` (one row per case) or `EncoderDecoder(start)`.
         positions: how the model numbers positions; `positions_of(model)`.
-        max_length: longest case in tokens, media included; None for no limit.
+        max_length: longest case in tokens, media included; None for no limit. Of an encoder-decoder, either side.
         truncate: cut responses that exceed a limit rather than refuse the record; prompts and media are never cut.
         max_tokens: most tokens that one preference may take as it is laid out; None for no limit.
         chunk_elements: logits that the head holds at a time.

@@ -78,8 +78,9 @@ def taps_of(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     Args:
         block: of `blocks_of`.
     """
+    block = getattr(block, "_checkpoint_wrapped_module", block)  # FSDP recomputes a block from around it
     yield "", block
-    for name, part in block.named_children():
+    for name, part in _inside(block):
         if accepts(part.forward, "attention_mask"):
             yield from _projections(part, name)
             continue
@@ -93,13 +94,23 @@ def taps_of(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 _NO_CHANGE = (nn.Dropout, nn.Identity)
 
 
+def _inside(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children of a module by name, and in place of a list those in it."""
+    for name, part in module.named_children():
+        if isinstance(part, nn.ModuleList):
+            yield from ((f"{name}.{inner}", each) for inner, each in _inside(part))
+        else:
+            yield name, part
+
+
 def _projections(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     """Parts that hold a matrix; an adapter's own count with the projection that they change."""
     for child_name, child in part.named_children():
         inner = f"{name}.{child_name}"
         weight = getattr(child, "weight", None)
         if isinstance(weight, Tensor) and _is_matrix(weight):
-            yield inner, child
+            if not isinstance(child, nn.Embedding):  # of distances between tokens
+                yield inner, child
         else:
             yield from _projections(child, inner)
 

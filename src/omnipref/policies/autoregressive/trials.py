@@ -127,11 +127,15 @@ def check_head(model: nn.Module) -> None:
     """
     inner = language_model(model)
     ids = torch.from_numpy(_small_pair(model).cases[0].ids)[None].to(next(model.parameters()).device)
+    apart = f"{type(inner).__name__} does not part into a body and a head, so it cannot be scored"
     with evaluating(model):
-        states, given = _trial_states(model, ids)
+        try:
+            states, given = _trial_states(model, ids)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise CapabilityError(f"{apart} ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
         own = inner(input_ids=ids, use_cache=False, **given).logits[0].log_softmax(-1)
     if not isinstance(states, torch.Tensor):
-        raise CapabilityError(f"{type(inner).__name__} does not part into a body and a head, so it cannot be scored")
+        raise CapabilityError(apart)
     ours = head_of(inner)(states[0]).log_softmax(-1)
     difference = float((own - ours).abs().max())
     if not difference <= _tolerance(model):
