@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from omnipref.policies.autoregressive import tree_attention as runs
 from omnipref.policies.autoregressive.tree_attention import TreePlan
@@ -97,6 +98,34 @@ def test_a_beginning_that_many_share_is_kept_once():
     own = sum(each.nbytes for each in given) + out.nbytes
     sums = sum(lengths) * 4 * 4
     assert out.is_contiguous() and own <= kept(out) <= own + sums
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        self.count += len(outputs) if isinstance(outputs, (tuple, list)) else 1
+        return outputs
+
+
+def operations(pairs: int) -> int:
+    """What the attention of so many pairs in a row takes, forward and backward."""
+    lengths = (4, 2, 2) * pairs
+    paths = tuple(path for r in range(0, 3 * pairs, 3) for path in ((r,), (r, r + 1), (r, r + 2)))
+    mask, given = carried(lengths, paths, torch.float32), states(sum(lengths), dtype=torch.float32)
+    with Counting() as counted:
+        tree_attention(LAYER, *given, mask)[0].sum().backward()
+    return counted.count
+
+
+def test_the_work_is_linear_in_the_pairs_of_a_row():
+    first, second, third = (operations(pairs) for pairs in (4, 8, 12))
+    assert first < second < third == 2 * second - first
 
 
 OTHER_WAYS = {"dropout": {"dropout": 1e-9}, "other heads": {}, "no kernel": {}, "no gradient": {}}

@@ -6,7 +6,7 @@ all other operations of the model see one row without padding. `flex_attention` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,18 +111,17 @@ def tree_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
     if _has_kernel(query, key, value, dropout):
         return _ByRuns.apply(query, key, value, plan, scaling), None  # type: ignore[return-value]
-    groups = query.shape[1] // key.shape[1]
-    found = []
-    for own, path, mask in zip(query.split(plan.lengths, dim=2), plan.paths, plan.masks, strict=True):
-        near, content = (repeat_kv(_along(states, plan, path), groups) for states in (key, value))
+    groups, found = query.shape[1] // key.shape[1], []
+    queries, *sides = (states.split(plan.lengths, dim=2) for states in (query, key, value))
+    for own, path, mask in zip(queries, plan.paths, plan.masks, strict=True):
+        near, content = (repeat_kv(_along(runs, path), groups) for runs in sides)
         options = {"attn_mask": mask, "dropout_p": dropout, "scale": scaling, "is_causal": mask is None}
         found.append(scaled_dot_product_attention(own, near, content, **options))
     return torch.cat(found, 2).transpose(1, 2).contiguous(), None
 
 
-def _along(states: Tensor, plan: TreePlan, path: tuple[int, ...]) -> Tensor:
-    """The states of a path's tokens, `[B, H, T, D]` to `[B, H, tokens of the path, D]`."""
-    runs = states.split(plan.lengths, dim=2)
+def _along(runs: Sequence[Tensor], path: tuple[int, ...]) -> Tensor:
+    """The states of a path's tokens, of each run `[B, H, tokens, D]`."""
     near = [runs[r] for r in path]
     return torch.cat(near, 2) if len(near) > 1 else near[0]
 
@@ -149,10 +148,11 @@ class _ByRuns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: TreePlan, scaling: float | None) -> Tensor:
         out_BTHD = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        outs, sums = out_BTHD.split(plan.lengths, dim=1), []
-        groups = query.shape[1] // key.shape[1]
-        for own, out, path, mask in zip(query.split(plan.lengths, 2), outs, plan.paths, plan.masks, strict=True):
-            near, content = (repeat_kv(_along(states, plan, path), groups) for states in (key, value))
+        groups, sums = query.shape[1] // key.shape[1], []
+        queries, *sides = (states.split(plan.lengths, dim=2) for states in (query, key, value))
+        rows = zip(queries, out_BTHD.split(plan.lengths, dim=1), plan.paths, plan.masks, strict=True)
+        for own, out, path, mask in rows:
+            near, content = (repeat_kv(_along(runs, path), groups) for runs in sides)
             found, log_sum = _KERNEL(own, near, content, 0.0, mask is None, attn_mask=mask, scale=scaling)
             out.copy_(found.transpose(1, 2))
             sums.append(log_sum)
@@ -167,25 +167,21 @@ class _ByRuns(torch.autograd.Function):
         plan: TreePlan = ctx.plan
         groups = query.shape[1] // key.shape[1]
         to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        sides = [states.transpose(1, 2).split(plan.lengths, dim=2) for states in (grad_outputs[0], out_BTHD)]
-        rows = zip(query.split(plan.lengths, 2), to_query.split(plan.lengths, 2), *sides, sums, strict=True)
-        for (own, to_own, grad, out, log_sum), path, mask in zip(rows, plan.paths, plan.masks, strict=True):
-            near, content = (repeat_kv(_along(states, plan, path), groups) for states in (key, value))
+        given = (query, key, value, grad_outputs[0].transpose(1, 2), out_BTHD.transpose(1, 2))
+        queries, keys, values, *after = (states.split(plan.lengths, dim=2) for states in given)
+        to_queries, *totals = (states.split(plan.lengths, dim=2) for states in (to_query, to_key, to_value))
+        rows = zip(queries, to_queries, *after, sums, plan.paths, plan.masks, strict=True)
+        for own, to_own, grad, out, log_sum, path, mask in rows:
+            near, content = (repeat_kv(_along(runs, path), groups) for runs in (keys, values))
             found, *others = _KERNEL_BACKWARD(
                 grad, own, near, content, out, log_sum, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling
             )
             to_own.copy_(found)
-            for total, part in zip((to_key, to_value), others, strict=True):
+            for runs, part in zip(totals, others, strict=True):
                 shared = part if groups == 1 else part.unflatten(1, (-1, groups)).sum(2)
-                _add_along(total, shared, plan, path)
+                for r, piece in zip(path, shared.split([plan.lengths[r] for r in path], dim=2), strict=True):
+                    runs[r].add_(piece)
         return to_query, to_key, to_value, None, None
-
-
-def _add_along(total: Tensor, part: Tensor, plan: TreePlan, path: tuple[int, ...]) -> None:
-    """Add what belongs to a path's tokens where they stand, in place; the inverse of `_along`."""
-    runs = total.split(plan.lengths, dim=2)
-    for r, own in zip(path, part.split([plan.lengths[r] for r in path], dim=2), strict=True):
-        runs[r].add_(own)
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)
