@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,7 +15,7 @@ import yaml
 from omnipref import config as configs
 from omnipref.config import Config, TrainConfig, load_config, save_config
 from omnipref.config.coerce import arguments_for, coerce
-from omnipref.config.load import write_text
+from omnipref.config.load import changed_since, write_text
 from omnipref.errors import ConfigError
 
 CLASSES = [value for value in vars(configs).values() if isinstance(value, type) and issubclass(value, Config)]
@@ -152,3 +152,14 @@ def test_defaults_have_the_declared_types(cls: type[Config]):
 def test_importing_configurations_does_not_import_torch():
     code = "import sys, omnipref.config, omnipref.registry, omnipref.method; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_what_changed_since_a_file_was_written_is_told_field_by_field(tmp_path: Path):
+    before = TrainConfig(model_name_or_path="m", dataset=["a.jsonl"], output_dir="one")
+    path = tmp_path / "config.yaml"
+    assert changed_since(path, before) == ""
+    save_config(before, path)
+    after = replace(before, output_dir="two", seed=before.seed + 1)
+    assert changed_since(path, before) == ""
+    assert changed_since(path, after, {"output_dir"}) == f"seed {before.seed} -> {before.seed + 1}"
+    assert changed_since(path, after).startswith("output_dir 'one' -> 'two'; seed ")

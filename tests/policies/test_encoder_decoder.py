@@ -18,6 +18,7 @@ from omnipref.errors import CapabilityError, DataError
 from omnipref.policies.autoregressive.backbone import blocks_of
 from omnipref.policies.autoregressive.encoder_decoder import EncoderDecoder, start_of
 from omnipref.policies.autoregressive.load import build_policy, load_model
+from omnipref.policies.autoregressive.media import MediaItem
 from omnipref.policies.autoregressive.state_extras import taps_of
 from omnipref.policies.autoregressive.trials import why_no_forest
 from omnipref.policies.reference import FrozenCopy
@@ -146,6 +147,16 @@ def test_samples_do_not_depend_on_their_batch(make: Make):
         for size in (2, 6)
     )
     assert one == all_together and len({answer for answers in one for answer in answers}) > 3
+
+
+def test_media_in_a_prompt_are_refused_with_their_record():
+    model, owner = factories.t5()
+    policy = build_policy(model, owner)
+    encoded = policy.encode(pair("What is it?", "two", "no", record=7))
+    prompt = replace(encoded.cases[0].prompt, items=(MediaItem("image", "0" * 16, {}, "<image>"),))
+    with_media = replace(encoded, cases=tuple(replace(case, prompt=prompt) for case in encoded.cases))
+    with pytest.raises(CapabilityError, match=r"records \[7\].*leave these records out"):
+        policy.collate([policy.encode(RECORDS[0]), with_media])
 
 
 def test_what_cannot_be_is_said(tmp_path: Path):

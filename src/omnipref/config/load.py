@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields
 from math import isnan
 from pathlib import Path
@@ -151,6 +151,25 @@ def describe_bounds(low: float, high: float) -> str:
         'at least 0'
     """
     return f"at least {low}" if high == float("inf") else f"{low} to {high}"
+
+
+def changed_since(path: Path, config: Config, may_change: Collection[str] = ()) -> str:
+    """What a configuration says otherwise than the one in a file, as `field old -> new; ...`; empty for nothing.
+
+    Args:
+        path: written by `save_config`; where there is no such file, nothing has changed.
+        config: of the same command.
+        may_change: fields that are passed over.
+
+    Raises:
+        ConfigError: the file holds no configuration of this command.
+    """
+    if not path.exists():
+        return ""
+    before = load_config(type(config), path)
+    names = [each.name for each in fields(type(config)) if each.name not in may_change]
+    pairs = {name: (getattr(before, name), getattr(config, name)) for name in names}
+    return "; ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in pairs.items() if old != new)
 
 
 def save_config(config: Config, path: str | Path) -> Path:

@@ -85,7 +85,7 @@ class LocalSampler:
 
     def _encode(self, context: Context, place: int) -> EncodedPrompt:
         try:
-            encoded = encode_prompt(self.owner, context, apart=is_encoder_decoder(self.model))
+            encoded = encode_prompt(self.owner, context, apart=self._apart)
         except DataError as error:
             raise error.at(record=place) from None
         text_config: Any = language_model(self.model).config.get_text_config()  # type: ignore[union-attr,operator]
@@ -107,11 +107,11 @@ class LocalSampler:
     def _generate(self, prompts: Sequence[EncodedPrompt], uniform_RT: Tensor, n: int) -> list[str]:
         inputs = self._inputs(prompts)
         # An encoder-decoder returns what its decoder begins with, and not the prompt.
-        length = 1 if is_encoder_decoder(self.model) else inputs["input_ids"].shape[1]
+        length = 1 if self._apart else inputs["input_ids"].shape[1]
         config = self._config()
         if n > 1:
-            share = self._shared_encoding if is_encoder_decoder(self.model) else self._shared_prefill
-            inputs = share(inputs, config, n) or self._inputs([p for p in prompts for _ in range(n)])
+            shared = self._shared_encoding(inputs, n) if self._apart else self._shared_prefill(inputs, config, n)
+            inputs = shared or self._inputs([p for p in prompts for _ in range(n)])
         draw = LogitsProcessorList()
         if self.temperature > 0:
             draw.append(TemperatureLogitsWarper(float(self.temperature)))
@@ -123,7 +123,7 @@ class LocalSampler:
     def _inputs(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
         """Rows padded on the left, or for encoders on the right, and the media of all of them in reading order."""
         pad, width = self._pad, max(len(prompt.ids) for prompt in prompts)
-        fill = _right if is_encoder_decoder(self.model) else _left
+        fill = _right if self._apart else _left
         rows = [torch.from_numpy(prompt.ids) for prompt in prompts]
         inputs: dict[str, Any] = {"input_ids": fill(rows, width, pad)}
         inputs["attention_mask"] = fill([torch.ones_like(row) for row in rows], width, 0)
@@ -134,6 +134,11 @@ class LocalSampler:
         if items and accepts(backbone_of(self.model).forward, "mm_token_type_ids"):
             inputs["mm_token_type_ids"] = _left([torch.from_numpy(p.token_type) for p in prompts], width, 0)
         return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    @property
+    def _apart(self) -> bool:
+        """Whether prompts are texts of their own, read by an encoder."""
+        return is_encoder_decoder(self.model)
 
     @property
     def _pad(self) -> int:
@@ -157,9 +162,8 @@ class LocalSampler:
         )
         return config
 
-    def _shared_encoding(self, inputs: dict[str, Any], config: Any, n: int) -> dict[str, Any]:
+    def _shared_encoding(self, inputs: dict[str, Any], n: int) -> dict[str, Any]:
         """Read each prompt once and repeat what the encoder makes of it `n` times."""
-        del config
         read = language_model(self.model).get_encoder()(**inputs)  # type: ignore[operator]
         states = type(read)(last_hidden_state=read.last_hidden_state.repeat_interleave(n, 0))
         return {"encoder_outputs": states, "attention_mask": inputs["attention_mask"].repeat_interleave(n, 0)}

@@ -9,7 +9,6 @@ import gc
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from peft import PeftModel
 from torch import nn
 
 from omnipref.build import run as build
-from omnipref.config import BuildConfig, RoundsConfig, TrainConfig, load_config, save_config, validate
-from omnipref.config.load import check_values
+from omnipref.config import BuildConfig, RoundsConfig, TrainConfig, save_config, validate
+from omnipref.config.load import changed_since, check_values
 from omnipref.errors import ConfigError
 from omnipref.objectives import Objective
 from omnipref.policies.autoregressive.load import load_model, load_owner
@@ -69,19 +68,12 @@ def _begin(config: RoundsConfig, output: Path) -> None:
     for source in config.dataset:
         check_source(source, split=config.dataset_split)
     saved = output / "config.yaml"
-    if saved.exists():
-        before = load_config(RoundsConfig, saved)
-        may_change = {"output_dir"} | ({"rounds"} if config.prompts == "all" else set())
-        changed = [
-            f"{field.name} {getattr(before, field.name)!r} -> {getattr(config, field.name)!r}"
-            for field in fields(RoundsConfig)
-            if field.name not in may_change and getattr(before, field.name) != getattr(config, field.name)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{output} holds rounds with another configuration ({'; '.join(changed)}). To continue them, give the "
-                "same values; to train anew, give another --output-dir"
-            )
+    may_change = {"output_dir"} | ({"rounds"} if config.prompts == "all" else set())
+    if changed := changed_since(saved, config, may_change):
+        raise ConfigError(
+            f"{output} holds rounds with another configuration ({changed}). To continue them, give the same values; to "
+            "train anew, give another --output-dir"
+        )
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, saved)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import set_seed
 
-from omnipref.config import TrainConfig, load_config, save_config
+from omnipref.config import TrainConfig, save_config
+from omnipref.config.load import changed_since
 from omnipref.errors import ConfigError, DataError
 from omnipref.objectives import Objective, parse_objective
 from omnipref.objectives.objective import Needs
@@ -139,18 +140,11 @@ def start(config: TrainConfig, output: Path) -> Path | None:
     """
     resume = checkpoint_to_resume(output, config.resume)
     saved = output / "config.yaml"
-    if resume and resume.parent == output and saved.exists():
-        before = load_config(TrainConfig, saved)
-        changed = [
-            f"{field.name} {getattr(before, field.name)!r} -> {getattr(config, field.name)!r}"
-            for field in fields(TrainConfig)
-            if field.name not in MAY_CHANGE and getattr(before, field.name) != getattr(config, field.name)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{output} holds a run with another configuration ({'; '.join(changed)}). To continue it, give the "
-                "same values; to train anew, give another --output-dir, or --resume never"
-            )
+    if resume and resume.parent == output and (changed := changed_since(saved, config, MAY_CHANGE)):
+        raise ConfigError(
+            f"{output} holds a run with another configuration ({changed}). To continue it, give the same values; to "
+            "train anew, give another --output-dir, or --resume never"
+        )
     if os.environ.get("RANK", "0") == "0":
         try:
             output.mkdir(parents=True, exist_ok=True)

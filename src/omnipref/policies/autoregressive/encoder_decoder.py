@@ -41,8 +41,12 @@ class EncoderDecoder:
     def inputs(self, preferences: Sequence[EncodedPreference], pad: int) -> dict[str, Any]:
         """Prompts `[E, S]`, decoder rows `[N, 1 + U]`, the prompt of each row, and the scored places."""
         cases = [case for preference in preferences for case in preference.cases]
-        if any(case.prompt.items for case in cases):
-            raise CapabilityError("media in the prompt of an encoder-decoder; only its text is scored")
+        with_media = [each.preference.record for each in preferences if any(case.prompt.items for case in each.cases)]
+        if with_media:
+            raise CapabilityError(
+                f"found media in the prompts of records {with_media}; of encoder-decoders only text is scored. To "
+                "mend: use a decoder-only model that reads media, or leave these records out"
+            )
         prompts, which = _distinct(preferences)
         target = _padded([case.response for case in cases], 0)
         units = target.shape[1]
